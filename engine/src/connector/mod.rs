@@ -1,0 +1,231 @@
+//! Sources and sinks: the traits that connectors implement, and the connectors of the engine itself.
+//!
+//! A source owns *splits* with replayable positions; the positions are its state. A sink writes, prepares its output
+//! for a checkpoint, and commits it once that checkpoint is complete. Both are polled on a worker and must never
+//! block: disk access goes through the [`DiskHandle`] of their context.
+
+use crate::clock::Nanos;
+use std::sync::Arc;
+use thalweg_storage::io::DiskHandle;
+use thalweg_storage::manifest::Committable;
+use thalweg_storage::{AttemptId, CheckpointId, Data};
+
+/// An error of user or connector code.
+pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
+
+/// What a source reader or a sink writer knows of its surroundings.
+#[derive(Clone)]
+pub struct ConnectorContext {
+    /// Uid of the operator.
+    pub uid: Arc<str>,
+    /// Index of this subtask.
+    pub subtask: u32,
+    /// Number of subtasks.
+    pub parallelism: u32,
+    /// The execution attempt.
+    pub attempt: AttemptId,
+    /// The engine's disk; completions wake this subtask's worker.
+    pub disk: DiskHandle,
+    /// Wakes this subtask's worker from another thread, so that the reader or writer is polled again.
+    pub waker: Arc<dyn thalweg_storage::io::Notify>,
+}
+
+/// What a reader did in one poll.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SourceStatus {
+    /// Emitted something or made progress; poll again soon.
+    More,
+    /// Nothing to emit now: poll again when woken, or at the given time.
+    Idle(Option<Nanos>),
+    /// All splits are read to their end; nothing will come any more.
+    End,
+}
+
+/// A place for a reader to put records.
+pub trait SourceOutput<T> {
+    /// Emits a record. Returns false when downstream has no more room: the record was taken, but the reader should
+    /// return from `poll` with [`SourceStatus::More`] before it emits another.
+    fn emit(&mut self, record: T) -> bool;
+
+    /// Hands over input that could not be parsed; the source's [`MalformedPolicy`] decides what becomes of it.
+    /// Returns as [`SourceOutput::emit`] does.
+    fn malformed(&mut self, record: MalformedRecord) -> bool;
+}
+
+/// Input that could not be parsed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct MalformedRecord {
+    /// Where it came from, such as a file's path.
+    pub origin: String,
+    /// Position within the origin, such as a byte offset.
+    pub offset: u64,
+    /// The raw input, perhaps cut short.
+    pub raw: Vec<u8>,
+    /// What is wrong with it.
+    pub error: String,
+}
+
+/// What to do with input that can't be parsed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum MalformedPolicy {
+    /// Fail the job, naming the record. The default.
+    #[default]
+    Fail,
+    /// Leave it out and count it in the metrics.
+    Skip,
+    /// Send it to the dead-letter stream.
+    Divert,
+}
+
+/// A source: knows its splits and makes readers. Cloned for each subtask and attempt.
+pub trait Source: Clone + Send + 'static {
+    /// The records it emits.
+    type Record: Data;
+    /// A part of the input with a position from which it can be read again. Stored in checkpoints.
+    type Split: Data;
+    /// Reads splits.
+    type Reader: SourceReader<Record = Self::Record, Split = Self::Split>;
+
+    /// Finds all splits. Called once for a job that starts without a checkpoint, on a plain thread: it may wait for
+    /// the disk. `parallelism` is a hint for how many are useful.
+    ///
+    /// # Errors
+    /// The input is missing or unreadable; the job does not start.
+    fn splits(&self, disk: &DiskHandle, parallelism: u32) -> Result<Vec<Self::Split>, BoxError>;
+
+    /// Makes a reader for the splits assigned to one subtask, perhaps none.
+    ///
+    /// # Errors
+    /// The reader cannot start; the attempt fails.
+    fn reader(&self, context: ConnectorContext, splits: Vec<Self::Split>) -> Result<Self::Reader, BoxError>;
+}
+
+/// Reads the splits of one subtask.
+pub trait SourceReader: Send + 'static {
+    /// The records it emits.
+    type Record: Data;
+    /// What it reads.
+    type Split: Data;
+
+    /// Emits at most about `budget` records. Never blocks.
+    ///
+    /// # Errors
+    /// The attempt fails and restarts from the latest checkpoint.
+    fn poll<O: SourceOutput<Self::Record>>(
+        &mut self,
+        now: Nanos,
+        budget: usize,
+        output: &mut O,
+    ) -> Result<SourceStatus, BoxError>;
+
+    /// All unfinished splits with the positions behind the last emitted record.
+    fn snapshot(&mut self) -> Vec<Self::Split>;
+
+    /// A checkpoint that contains the positions of a [`SourceReader::snapshot`] is complete.
+    fn checkpoint_complete(&mut self, _checkpoint: CheckpointId) {}
+
+    /// How much of the input is read: done and total, in any one unit (bytes for files); `None` if unknown.
+    fn read_progress(&self) -> Option<(u64, u64)> {
+        None
+    }
+}
+
+/// A sink: makes writers. Cloned for each subtask and attempt.
+pub trait Sink: Clone + Send + 'static {
+    /// The records it takes.
+    type Record: 'static;
+    /// What a writer needs to continue after a restore. Stored in checkpoints.
+    type State: Data;
+    /// Writes.
+    type Writer: SinkWriter<Record = Self::Record, State = Self::State>;
+
+    /// Checks that the sink can work (a writable directory, say), once before a job starts. May wait for the disk.
+    ///
+    /// # Errors
+    /// The job does not start.
+    fn check(&self, _disk: &DiskHandle) -> Result<(), BoxError> {
+        Ok(())
+    }
+
+    /// Makes the writer of one subtask. Called on a plain thread; it may wait for the disk.
+    ///
+    /// `restored` holds the states that earlier writers snapshotted and `committables` everything that the manifest
+    /// lists for this subtask: the writer commits these first (again, perhaps: commits are idempotent), and discards
+    /// whatever of its own it finds outside that neither names.
+    ///
+    /// # Errors
+    /// The attempt fails.
+    fn writer(
+        &self,
+        context: ConnectorContext,
+        restored: Vec<Self::State>,
+        committables: Vec<Committable>,
+    ) -> Result<Self::Writer, BoxError>;
+}
+
+/// What a writer stores in a checkpoint.
+#[derive(Clone, Debug, Default)]
+pub struct SinkSnapshot<S> {
+    /// What a new writer needs to continue here, or `None` for nothing.
+    pub state: Option<S>,
+    /// Output prepared for this checkpoint, in the sink's own encoding; committed once the checkpoint is complete.
+    pub committables: Vec<Vec<u8>>,
+}
+
+/// Writes the records of one subtask, in two phases: prepare at a checkpoint, commit once it is complete.
+///
+/// The engine stores all prepared and not yet committed output in every manifest and hands it to `commit`; an
+/// aborted checkpoint never touches what was prepared.
+pub trait SinkWriter: Send + 'static {
+    /// The records it takes.
+    type Record;
+    /// What it needs to continue after a restore.
+    type State: Data;
+
+    /// Takes a record. Returns false when the writer has no room for another until a later
+    /// [`SinkWriter::poll`] returns true.
+    ///
+    /// # Errors
+    /// The attempt fails and restarts from the latest checkpoint.
+    fn write(&mut self, now: Nanos, record: Self::Record) -> Result<bool, BoxError>;
+
+    /// Moves pending I/O on; never blocks. Returns true when there is room for a record.
+    ///
+    /// # Errors
+    /// As for `write`.
+    fn poll(&mut self, now: Nanos) -> Result<bool, BoxError>;
+
+    /// When `poll` wants to be called next even if nothing happens.
+    fn wake_at(&self) -> Option<Nanos> {
+        None
+    }
+
+    /// Takes the state and prepares the output of everything written so far, `end` telling that no record will ever
+    /// follow. Must not wait: what remains to be made durable is reported by [`SinkWriter::prepared`].
+    ///
+    /// # Errors
+    /// The attempt fails.
+    fn prepare(&mut self, checkpoint: CheckpointId, end: bool) -> Result<SinkSnapshot<Self::State>, BoxError>;
+
+    /// True when everything that `prepare(checkpoint)` promised is durable; polled until then.
+    ///
+    /// # Errors
+    /// A failed write or sync: output may be lost, the attempt fails.
+    fn prepared(&mut self, _checkpoint: CheckpointId) -> Result<bool, BoxError> {
+        Ok(true)
+    }
+
+    /// Starts to make `committables` visible, in order. Idempotent. Progress is made by `poll`; done when
+    /// [`SinkWriter::committed`] says so.
+    ///
+    /// # Errors
+    /// The attempt fails; the restart commits again.
+    fn commit(&mut self, committables: Vec<Committable>) -> Result<(), BoxError>;
+
+    /// True when nothing handed to `commit` is outstanding.
+    fn committed(&self) -> bool;
+
+    /// True while records written have not been prepared or the writer has open output that only an ending
+    /// `prepare` would hand over.
+    fn has_unprepared(&self) -> bool;
+}

@@ -1,0 +1,2 @@
+//! Channels between tasks: rings of record batches, side rings of announcements, doorbells.
+pub mod doorbell;

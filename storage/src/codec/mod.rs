@@ -1,0 +1,54 @@
+//! How values become bytes: the [`Data`] trait, its implementations and structural [`Schema`]s.
+//!
+//! Padding-free plain old data is copied; everything else goes through postcard. The bytes of a key decide its key
+//! group, so the encoding of a released type never changes; a changed type raises its version.
+
+mod builtin;
+mod schema;
+
+pub use schema::{Field, Schema};
+
+/// Bytes did not decode to a value of the wanted type.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub struct DecodeError(pub String);
+
+/// A value that can be a record on a channel, a key or a piece of state.
+///
+/// Implemented for the primitive types, `String`, `Vec`, `Option`, and tuples of such; `thalweg_storage::data!`
+/// implements it for a type that derives serde's traits and `postcard_schema::Schema`, `thalweg_storage::pod!` for a
+/// padding-free plain type that derives zerocopy's.
+pub trait Data: Clone + Send + 'static {
+    /// Bytes of every encoded value where all have the same length, else `None`.
+    const FIXED_BYTES: Option<usize>;
+
+    /// Names and types of the parts, as stored with every snapshot.
+    fn schema() -> Schema;
+
+    /// Appends the encoded value to `out`; exactly [`Data::FIXED_BYTES`] bytes where that is set.
+    fn encode(&self, out: &mut Vec<u8>);
+
+    /// Takes one value from the front of `input`.
+    ///
+    /// # Errors
+    /// When `input` is too short or holds no value of this type. Never panics and never allocates more than a small
+    /// multiple of `input`'s length, whatever the bytes.
+    fn decode(input: &mut &[u8]) -> Result<Self, DecodeError>;
+
+    /// XXH3-64 (seed 0) of the encoded bytes: the frozen hash, version 1, that assigns keys to key groups.
+    fn key_hash(&self) -> u64 {
+        let mut bytes = Vec::with_capacity(Self::FIXED_BYTES.unwrap_or(32));
+        self.encode(&mut bytes);
+        hash_bytes(&bytes)
+    }
+}
+
+/// A [`Data`] type that can be a key.
+pub trait Key: Data + Eq {}
+impl<T: Data + Eq> Key for T {}
+
+/// The frozen key hash, version 1: XXH3-64 with seed 0.
+#[inline]
+pub fn hash_bytes(bytes: &[u8]) -> u64 {
+    xxhash_rust::xxh3::xxh3_64(bytes)
+}

@@ -1,0 +1,22 @@
+//! State storage of the Thalweg stream engine: codecs, keyed state tables, snapshot files, manifests and
+//! checkpoint directories.
+//!
+//! This crate knows nothing of dataflows, workers or channels. Read it in this order: [`ids`] and [`error`]
+//! (words), [`io`] (every byte that touches a disk), [`codec`] (how a record becomes bytes), [`key_group`] (where a
+//! key lives), [`table`] (state in memory), [`segment`] (state on disk), [`manifest`] and [`checkpoint`] (what
+//! makes a checkpoint complete).
+
+pub mod ids;
+pub mod error;
+pub mod io;
+pub mod codec;
+pub mod key_group;
+pub mod table;
+pub mod segment;
+pub mod manifest;
+pub mod checkpoint;
+
+pub use codec::{Data, DecodeError, Key, Schema};
+pub use error::StoreError;
+pub use ids::{AttemptId, CheckpointId};
+pub use key_group::{KeyGroup, KeyGroups};

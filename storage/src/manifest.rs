@@ -1,0 +1,146 @@
+//! The manifest: the one file whose durable publication makes a checkpoint COMPLETED.
+//!
+//! It lists, for each operator and subtask, the small state itself, the segments that hold keyed state, the
+//! committables of sinks, and the in-flight data of channels. Paths in it are relative to the job's directory, never
+//! absolute, never with `..`.
+
+use crate::codec::Schema;
+use crate::ids::{AttemptId, CheckpointId};
+use serde::{Deserialize, Serialize};
+
+/// Everything that a restore needs to know of one checkpoint.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Manifest {
+    /// Name of the job.
+    pub job: String,
+    /// This checkpoint.
+    pub checkpoint: CheckpointId,
+    /// The attempt that took it.
+    pub attempt: AttemptId,
+    /// Wall clock when it was triggered, in milliseconds since 1970.
+    pub triggered_unix_ms: u64,
+    /// Number of key groups of the job.
+    pub max_parallelism: u16,
+    /// State by operator.
+    pub operators: Vec<OperatorState>,
+    /// In-flight data by channel, only channels that had any.
+    pub channels: Vec<ChannelState>,
+}
+
+/// State of all subtasks of one operator.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct OperatorState {
+    /// The operator's stable uid.
+    pub uid: String,
+    /// Number of its subtasks when the checkpoint was taken.
+    pub parallelism: u32,
+    /// Names and types of its keyed states.
+    pub keyed: Vec<KeyedStateMeta>,
+    /// Its subtasks, by rising index.
+    pub subtasks: Vec<SubtaskState>,
+}
+
+/// Name and types of one keyed state.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct KeyedStateMeta {
+    /// Name of the state within its operator.
+    pub name: String,
+    /// Structure of the key.
+    pub key: Schema,
+    /// Structure of the value.
+    pub value: Schema,
+}
+
+/// State of one subtask of one operator.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct SubtaskState {
+    /// Index of the subtask.
+    pub index: u32,
+    /// True when the subtask had finished: its inputs ended and it will never emit again.
+    pub finished: bool,
+    /// Operator state: one entry per list element.
+    pub operator_state: Vec<StateBlob>,
+    /// Keyed state, oldest segment first; replayed in order.
+    pub segments: Vec<SegmentRef>,
+    /// Everything that this subtask's sink has prepared and not yet committed, oldest first.
+    pub committables: Vec<Committable>,
+}
+
+/// A piece of operator state under a name.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct StateBlob {
+    /// Name of the state within its operator.
+    pub name: String,
+    /// Structure of the encoded value.
+    pub schema: Schema,
+    /// The encoded value.
+    pub bytes: Vec<u8>,
+}
+
+/// A segment file that holds keyed state.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct SegmentRef {
+    /// Path below the job's directory.
+    pub path: String,
+    /// Length of the file.
+    pub bytes: u64,
+}
+
+/// Output that a sink has prepared and that becomes visible when a manifest that lists it is published.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Committable {
+    /// The checkpoint it was prepared for.
+    pub checkpoint: CheckpointId,
+    /// The subtask that prepared it.
+    pub subtask: u32,
+    /// The attempt that prepared it.
+    pub attempt: AttemptId,
+    /// What the sink needs to commit it.
+    pub bytes: Vec<u8>,
+}
+
+/// In-flight data of one channel, in order.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct ChannelState {
+    /// The edge, stable for a job graph.
+    pub edge: String,
+    /// Producing subtask.
+    pub producer: u32,
+    /// Consuming subtask.
+    pub consumer: u32,
+    /// Whether the consumer captured it or the producer still held it. A restore replays captures first.
+    pub origin: ChannelOrigin,
+    /// Number of records.
+    pub records: u64,
+    /// The encoded records, one after another.
+    pub data: Payload,
+}
+
+/// Which end of a channel captured in-flight data.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub enum ChannelOrigin {
+    /// Records below the cut that the consumer had not processed.
+    Consumer,
+    /// Records of the producer's outbox, behind the cut.
+    Producer,
+}
+
+/// Bytes of a checkpoint: within the manifest when few, else part of a file.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub enum Payload {
+    /// The bytes themselves.
+    Inline(Vec<u8>),
+    /// A range of a file.
+    File {
+        /// Path below the job's directory.
+        path: String,
+        /// First byte.
+        offset: u64,
+        /// Number of bytes.
+        bytes: u64,
+        /// CRC-32 (IEEE) of the bytes.
+        crc32: u32,
+        /// Length of the whole file.
+        file_bytes: u64,
+    },
+}

@@ -1,0 +1,1 @@
+//! Whole-engine suites live under `tests/tests`; this crate holds their shared harness.
