@@ -1,6 +1,35 @@
 //! Thalweg: an embeddable, single-node stream engine with exactly-once checkpoints.
+//!
+//! A [`Dataflow`] describes a job; an [`Engine`] runs it on pinned workers and restores it from its latest completed
+//! checkpoint whenever it starts again. The words are Apache Flink's.
+//!
+//! The modules build on each other in this order: [`clock`], [`error`], [`config`] and [`metrics`]; [`ring`] (how
+//! batches move), [`barrier`] (what a task does about checkpoints), [`state`], [`operator`] and [`operators`]
+//! (chains), [`connector`] (sources and sinks), [`task`], [`control`], [`worker`] and [`coordinator`], [`graph`],
+//! [`dataflow`], [`job`].
+
 pub mod clock;
-pub mod connector;
-pub mod control;
+pub mod error;
+pub mod config;
+pub mod metrics;
 pub mod ring;
+pub mod barrier;
+pub mod state;
+pub mod operator;
+pub mod operators;
+pub mod connector;
 pub mod task;
+pub mod control;
+pub mod worker;
+pub mod coordinator;
+pub mod graph;
+pub mod dataflow;
+pub mod job;
+
+pub use control::CheckpointMode;
+pub use coordinator::{JobStatus, RestartStrategy};
+pub use dataflow::{DataStream, Dataflow};
+pub use error::Error;
+pub use job::{Engine, EngineBuilder, JobHandle};
+pub use thalweg_storage::{CheckpointId, Data, Key, data, pod};
+pub use worker::DriverChoice;

@@ -13,6 +13,11 @@ use thalweg_storage::{AttemptId, CheckpointId, Data};
 /// An error of user or connector code.
 pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
+/// Output may have been lost, or would be by going on: the job stops instead of restarting.
+#[derive(Debug, thiserror::Error)]
+#[error("output may have been lost: {0}")]
+pub struct OutputLost(pub String);
+
 /// What a source reader or a sink writer knows of its surroundings.
 #[derive(Clone)]
 pub struct ConnectorContext {

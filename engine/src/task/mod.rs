@@ -2,6 +2,17 @@
 //!
 //! A task is a plain object. It never blocks, never awaits and names no runtime; a worker polls it.
 
+mod body;
+mod file;
+mod inputs;
+mod operator_task;
+mod part;
+
+pub use body::{Body, OneInput, SPLITS_STATE, SourceBody, TwoInput};
+pub use inputs::{Input, Inputs};
+pub use operator_task::{OperatorTask, TaskParts};
+pub use part::{PartFiles, restore_keyed};
+
 use crate::clock::Nanos;
 use crate::control::{TaskCommand, TaskFailure};
 

@@ -1,0 +1,103 @@
+//! Streams grouped by key, and the operators with keyed state.
+
+use super::connected::KeyedConnected;
+use super::{DataStream, GraphRef, OperatorName, Stream};
+use crate::connector::BoxError;
+use crate::graph::{EdgeHead, InputPlan};
+use crate::operator::{Collector, Identity, Then};
+use crate::operators::{KeyedProcess, KeyedReduce, KeyedSum};
+use crate::state::StateSpec;
+use std::marker::PhantomData;
+use std::rc::Rc;
+use thalweg_storage::{Data, Key};
+
+/// A chain that begins with the keyed operator `O`.
+type KeyedChain<T, O> = Stream<EdgeHead<T>, Then<Identity, O>>;
+
+/// A stream whose records are grouped by a key of type `K`, which `E` extracts.
+pub struct KeyedStream<T: Data, K, E> {
+    stream: DataStream<T>,
+    extract: E,
+    key: PhantomData<fn() -> K>,
+}
+
+impl<T, K, E> KeyedStream<T, K, E>
+where
+    T: Data,
+    K: Key,
+    E: FnMut(&T) -> K + Clone + Send + 'static,
+{
+    pub(super) fn new(stream: DataStream<T>, extract: E) -> Self {
+        KeyedStream { stream, extract, key: PhantomData }
+    }
+
+    pub(super) fn into_parts(self) -> (GraphRef, Vec<InputPlan<T>>, E) {
+        let graph = Rc::clone(self.stream.graph());
+        (graph, self.stream.into_plans(), self.extract)
+    }
+
+    /// Runs the next operator in `parallelism` partitions.
+    pub fn with_parallelism(mut self, parallelism: u32) -> Self {
+        self.stream = self.stream.with_parallelism(parallelism);
+        self
+    }
+
+    /// Adds up a number per record, for each key, and emits every running total.
+    pub fn sum<N, F>(self, name: impl Into<OperatorName>, addend: F) -> KeyedChain<T, KeyedSum<K, E, F, N>>
+    where
+        N: Data + Default + std::ops::AddAssign,
+        F: FnMut(&T) -> N + Clone + Send + 'static,
+    {
+        let name = name.into();
+        let operator = KeyedSum { uid: name.uid(), extract: self.extract, addend, types: PhantomData };
+        self.stream.then(name, operator)
+    }
+
+    /// Counts the records of each key and emits every running count.
+    #[expect(clippy::type_complexity, reason = "a fused chain is its type")]
+    pub fn count(self, name: impl Into<OperatorName>) -> KeyedChain<T, KeyedSum<K, E, fn(&T) -> u64, u64>> {
+        self.sum(name, |_| 1)
+    }
+
+    /// Combines the records of each key, one after another, and emits every intermediate result; a key's first
+    /// record is its first result.
+    pub fn reduce<F>(self, name: impl Into<OperatorName>, function: F) -> KeyedChain<T, KeyedReduce<K, E, F>>
+    where
+        F: FnMut(&T, T) -> T + Clone + Send + 'static,
+    {
+        let name = name.into();
+        let operator = KeyedReduce { uid: name.uid(), extract: self.extract, function, key: PhantomData };
+        self.stream.then(name, operator)
+    }
+
+    /// Processes records with access to the state of their key: `function` gets the key, the record, the states of
+    /// `spec` and a collector.
+    #[expect(clippy::type_complexity, reason = "a fused chain is its type")]
+    pub fn process<S, U, F>(
+        self,
+        name: impl Into<OperatorName>,
+        spec: S,
+        function: F,
+    ) -> KeyedChain<T, KeyedProcess<K, E, S, F, U>>
+    where
+        S: StateSpec<K>,
+        U: Send + 'static,
+        F: FnMut(&K, T, S::View<'_>, &mut Collector<U>) -> Result<(), BoxError> + Clone + Send + 'static,
+    {
+        let name = name.into();
+        let operator =
+            KeyedProcess { uid: name.uid(), extract: self.extract, spec, function, types: PhantomData };
+        self.stream.then(name, operator)
+    }
+
+    /// Connects this stream with another of the same key, for one operator over the state that both share.
+    pub fn connect<B, E2>(self, other: KeyedStream<B, K, E2>) -> KeyedConnected<T, B, K, E, E2>
+    where
+        B: Data,
+        E2: FnMut(&B) -> K + Clone + Send + 'static,
+    {
+        let (graph, first, extract_first) = self.into_parts();
+        let (_, second, extract_second) = other.into_parts();
+        KeyedConnected::new(graph, first, second, extract_first, extract_second)
+    }
+}

@@ -1,0 +1,51 @@
+//! The engine's error type.
+
+use thalweg_storage::StoreError;
+
+/// Why an engine could not be built, or a job not run.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// A setting has a value that cannot be used. Nothing was started.
+    #[error("setting `{key}`: {message}")]
+    Config {
+        /// The setting.
+        key: &'static str,
+        /// What is wrong with it and what would be right.
+        message: String,
+    },
+    /// The workers could not be started. Nothing runs.
+    #[error("{0}")]
+    Workers(String),
+    /// The dataflow was written with a mistake. Nothing was started.
+    #[error("dataflow `{job}`: {message}")]
+    Dataflow {
+        /// The job.
+        job: String,
+        /// The mistake.
+        message: String,
+    },
+    /// A source or sink cannot work. Nothing was started.
+    #[error("operator `{operator}`: {message}")]
+    Connector {
+        /// The operator's chain.
+        operator: String,
+        /// What is wrong.
+        message: String,
+    },
+    /// The checkpoint directory cannot be used. Nothing was started.
+    #[error("checkpoints: {0}")]
+    Checkpoints(#[from] StoreError),
+    /// The engine runs a job already.
+    #[error("the engine runs a job already: wait for it, or build another engine")]
+    Busy,
+    /// The job has failed for good. Its completed checkpoints are kept.
+    #[error("the job failed: {0}")]
+    JobFailed(String),
+    /// The job was cancelled. Its completed checkpoints are kept.
+    #[error("the job was cancelled")]
+    Cancelled,
+    /// A checkpoint that was asked for did not complete. The job goes on.
+    #[error("the checkpoint did not complete: {0}")]
+    CheckpointFailed(String),
+}

@@ -1,0 +1,406 @@
+//! Descriptions of chains, and how one becomes a task at a partition.
+
+use super::edge::{InputPlan, OutputRef, WriterContext};
+use super::{EdgeId, Graph, VertexId};
+use crate::barrier::{ChannelKind, Gate};
+use crate::clock::Clock;
+use crate::connector::{BoxError, ConnectorContext, MalformedPolicy, MalformedRecord, Sink, Source};
+use crate::control::{ReportSink, TaskId};
+use crate::metrics::TaskMetrics;
+use crate::operator::{BindContext, Failure, Link, Output, Site, Stage};
+use crate::operators::{SideSlot, SinkStage, TwoLink};
+use crate::ring::Sender;
+use crate::task::{Input, Inputs, OneInput, OperatorTask, PartFiles, SPLITS_STATE, SourceBody, Task, TaskParts, TwoInput};
+use std::any::Any;
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+use thalweg_storage::Data;
+use thalweg_storage::io::DiskHandle;
+use thalweg_storage::manifest::{KeyedStateMeta, SegmentRef};
+use thalweg_storage::snapshot::KeyedSnapshots;
+
+/// Everything that a task is made from, at one partition of one attempt.
+pub struct TaskContext {
+    /// What the operators see.
+    pub bind: BindContext,
+    /// The task's index in the job.
+    pub id: TaskId,
+    /// Names of the chain.
+    pub name: String,
+    /// Uids of the chain.
+    pub chain: Arc<str>,
+    /// Producing ends of the task's outputs, by edge: `Vec<(u32, Sender<T>)>`.
+    pub(super) senders: HashMap<EdgeId, Box<dyn Any + Send>>,
+    /// Consuming ends of the task's inputs, by edge: `Vec<Input<T>>`.
+    pub(super) inputs: HashMap<EdgeId, Box<dyn Any + Send>>,
+    /// Names of all edges.
+    pub(super) edge_names: Arc<[Arc<str>]>,
+    /// Which edges are read aligned in every mode.
+    pub(super) aligned_only: Arc<[bool]>,
+    /// Records of a batch, given the bytes of a record.
+    pub(super) batch_records: Arc<dyn Fn(usize) -> usize + Send + Sync>,
+    /// Where checkpoints write.
+    pub files: PartFiles,
+    /// Keyed state to restore: the segments, and the states that they hold.
+    pub keyed_restore: Option<(Vec<SegmentRef>, Vec<KeyedStateMeta>)>,
+    /// Whether checkpoints of keyed state are incremental.
+    pub incremental: bool,
+    /// Compression level of snapshots.
+    pub zstd_level: i32,
+    /// Where reports go.
+    pub reports: Arc<dyn ReportSink>,
+    /// The engine's clock.
+    pub clock: Arc<dyn Clock>,
+    /// Counters.
+    pub metrics: Arc<TaskMetrics>,
+    /// A batch that is not full leaves after this long.
+    pub buffer_timeout: Duration,
+}
+
+impl TaskContext {
+    fn output<T: Data>(&mut self, output: &OutputRef<T>) -> Output<T> {
+        let batch_records = (self.batch_records)(size_of::<T>());
+        let edges = output.with_plans(|plans| {
+            let writer = |plan: &super::edge::EdgePlan<T>| {
+                let ends = self.senders.remove(&plan.edge).expect("every edge of an output is wired");
+                let senders = *ends.downcast::<Vec<(u32, Sender<T>)>>().expect("an edge carries one type");
+                let name = Arc::clone(&self.edge_names[plan.edge.0]);
+                (plan.make)(WriterContext { name, senders, key_groups: self.bind.key_groups })
+            };
+            plans.iter().map(writer).collect()
+        });
+        Output::new(edges, batch_records)
+    }
+
+    fn channels<T: Data>(&mut self, edges: &[EdgeId], kinds: &mut Vec<ChannelKind>) -> Vec<Input<T>> {
+        let mut channels = Vec::new();
+        for edge in edges {
+            let ends = self.inputs.remove(edge).expect("every edge into a vertex is wired");
+            let inputs = *ends.downcast::<Vec<Input<T>>>().expect("an edge carries one type");
+            let kind = if self.aligned_only[edge.0] { ChannelKind::AlignedOnly } else { ChannelKind::Exchange };
+            kinds.extend(inputs.iter().map(|_| kind));
+            channels.extend(inputs);
+        }
+        channels
+    }
+
+    fn task<B: crate::task::Body + 'static>(self, body: B, gate: Gate) -> Result<Box<dyn Task>, Failure> {
+        let range = self.bind.group_range();
+        let site = Site { uid: Arc::clone(&self.chain), partition: self.bind.partition };
+        let mut body = body;
+        let mut keyed = KeyedSnapshots::new(range, self.incremental, self.zstd_level);
+        if let Some((segments, metas)) = &self.keyed_restore {
+            crate::task::restore_keyed(&mut keyed, &self.files, segments, metas, body.stage())
+                .map_err(|error| site.failure(error))?;
+        }
+        Ok(Box::new(OperatorTask::new(TaskParts {
+            name: self.name,
+            chain: self.chain,
+            partition: self.bind.partition,
+            id: self.id,
+            attempt: self.bind.attempt,
+            body,
+            gate,
+            keyed,
+            files: self.files,
+            reports: self.reports,
+            clock: self.clock,
+            metrics: self.metrics,
+            buffer_timeout: self.buffer_timeout,
+        })))
+    }
+}
+
+/// Makes the tasks of a vertex.
+pub trait BuildTask: Send {
+    /// Checks inputs and outputs before the job starts. May wait for the disk.
+    ///
+    /// # Errors
+    /// The job does not start.
+    fn check(&mut self, disk: &DiskHandle, parallelism: u32) -> Result<(), BoxError>;
+
+    /// Makes the task of one partition.
+    ///
+    /// # Errors
+    /// The attempt fails.
+    fn build(&mut self, context: TaskContext) -> Result<Box<dyn Task>, Failure>;
+}
+
+/// Stands in until a vertex's factory is known.
+pub(super) struct NoFactory;
+
+impl BuildTask for NoFactory {
+    fn check(&mut self, _: &DiskHandle, _: u32) -> Result<(), BoxError> {
+        Err("a vertex was left unfinished".into())
+    }
+    fn build(&mut self, context: TaskContext) -> Result<Box<dyn Task>, Failure> {
+        let site = Site { uid: context.chain, partition: context.bind.partition };
+        Err(site.failure("a vertex was left unfinished"))
+    }
+}
+
+/// Where the records of a chain come from.
+pub trait Head: Send + 'static {
+    /// The records.
+    type Out: 'static;
+
+    /// Adds the edges into this head to `graph`.
+    fn attach(&mut self, graph: &mut Graph, vertex: VertexId);
+
+    /// Checks the input before the job starts.
+    ///
+    /// # Errors
+    /// The job does not start.
+    fn check(&mut self, _disk: &DiskHandle, _parallelism: u32) -> Result<(), BoxError> {
+        Ok(())
+    }
+
+    /// Makes a task that feeds `link` on top of `down`.
+    ///
+    /// # Errors
+    /// The attempt fails.
+    fn build<L: Link<Self::Out>, D: Stage<L::Out> + 'static>(
+        &mut self,
+        context: TaskContext,
+        link: L,
+        down: D,
+    ) -> Result<Box<dyn Task>, Failure>;
+}
+
+/// Where the records of a chain go.
+pub trait End<T>: Send + 'static {
+    /// The last stage.
+    type Stage: Stage<T> + 'static;
+
+    /// Checks the output before the job starts.
+    ///
+    /// # Errors
+    /// The job does not start.
+    fn check(&self, _disk: &DiskHandle) -> Result<(), BoxError> {
+        Ok(())
+    }
+
+    /// Makes the last stage.
+    ///
+    /// # Errors
+    /// The attempt fails.
+    fn stage(&self, context: &mut TaskContext) -> Result<Self::Stage, Failure>;
+}
+
+/// A complete chain: makes its tasks from pristine clones.
+pub struct ChainFactory<H, L, E> {
+    /// Where records come from.
+    pub head: H,
+    /// The operators.
+    pub link: L,
+    /// Where records go.
+    pub end: E,
+    /// Side outputs: each puts its edges into its slot before the chain is made.
+    pub sides: Vec<Box<dyn Fn(&mut TaskContext) + Send>>,
+}
+
+impl<H: Head, L: Link<H::Out>, E: End<L::Out>> BuildTask for ChainFactory<H, L, E> {
+    fn check(&mut self, disk: &DiskHandle, parallelism: u32) -> Result<(), BoxError> {
+        self.head.check(disk, parallelism)?;
+        self.end.check(disk)
+    }
+
+    fn build(&mut self, mut context: TaskContext) -> Result<Box<dyn Task>, Failure> {
+        for side in &self.sides {
+            side(&mut context);
+        }
+        let down = self.end.stage(&mut context)?;
+        self.head.build(context, self.link.clone(), down)
+    }
+}
+
+/// Puts the edges of a side output into `slot` when a task is made.
+pub(crate) fn side_output<S: Data>(output: OutputRef<S>, slot: SideSlot<S>) -> Box<dyn Fn(&mut TaskContext) + Send> {
+    Box::new(move |context| slot.put(context.output(&output)))
+}
+
+/// A chain that ends in edges.
+pub struct OutputEnd<T>(pub OutputRef<T>);
+
+impl<T: Data> End<T> for OutputEnd<T> {
+    type Stage = Output<T>;
+
+    fn stage(&self, context: &mut TaskContext) -> Result<Output<T>, Failure> {
+        Ok(context.output(&self.0))
+    }
+}
+
+/// A chain that ends in a sink.
+pub struct SinkEnd<S> {
+    /// The operator's uid.
+    pub uid: Arc<str>,
+    /// The sink.
+    pub sink: S,
+}
+
+impl<S: Sink> End<S::Record> for SinkEnd<S> {
+    type Stage = SinkStage<S::Writer>;
+
+    fn check(&self, disk: &DiskHandle) -> Result<(), BoxError> {
+        self.sink.check(disk)
+    }
+
+    fn stage(&self, context: &mut TaskContext) -> Result<Self::Stage, Failure> {
+        SinkStage::open(&self.sink, &self.uid, &mut context.bind)
+    }
+}
+
+/// A chain that starts at a source.
+pub struct SourceHead<S: Source> {
+    /// The operator's uid.
+    pub uid: Arc<str>,
+    /// The source.
+    pub source: S,
+    /// What becomes of malformed input.
+    pub malformed: MalformedPolicy,
+    /// Where diverted input goes.
+    pub dead_letters: Option<OutputRef<MalformedRecord>>,
+    /// Records per second of all partitions, at most.
+    pub rate: Option<f64>,
+    /// The splits of a job that starts from scratch, once found.
+    pub splits: Vec<S::Split>,
+}
+
+impl<S: Source> SourceHead<S> {
+    /// The restored splits of this partition, or its share of all splits when there is nothing to restore.
+    fn splits_of(&self, context: &mut TaskContext, site: &Site) -> Result<Vec<S::Split>, Failure> {
+        let known = context.bind.restore.contains_key(&*self.uid);
+        let restored = context.bind.take_restore(&self.uid).operator_state;
+        if !known {
+            let parallelism = context.bind.parallelism as usize;
+            let mine = self.splits.iter().skip(context.bind.partition as usize).step_by(parallelism);
+            return Ok(mine.cloned().collect());
+        }
+        let decode = |blob: &thalweg_storage::manifest::StateBlob| {
+            if blob.name != SPLITS_STATE || blob.schema != S::Split::schema() {
+                return Err(site.failure(format!(
+                    "the checkpoint holds positions of another kind of source (`{}`): restore with the source that \
+                     wrote it, or give this one a new uid",
+                    blob.name
+                )));
+            }
+            S::Split::decode(&mut blob.bytes.as_slice()).map_err(|e| site.failure(format!("source position: {e}")))
+        };
+        restored.iter().map(decode).collect()
+    }
+}
+
+impl<S: Source> Head for SourceHead<S> {
+    type Out = S::Record;
+
+    fn attach(&mut self, _: &mut Graph, _: VertexId) {}
+
+    fn check(&mut self, disk: &DiskHandle, parallelism: u32) -> Result<(), BoxError> {
+        self.splits = self.source.splits(disk, parallelism)?;
+        Ok(())
+    }
+
+    fn build<L: Link<S::Record>, D: Stage<L::Out> + 'static>(
+        &mut self,
+        mut context: TaskContext,
+        link: L,
+        down: D,
+    ) -> Result<Box<dyn Task>, Failure> {
+        let site = context.bind.site(&self.uid);
+        let splits = self.splits_of(&mut context, &site)?;
+        let connector = ConnectorContext {
+            uid: Arc::clone(&self.uid),
+            subtask: context.bind.partition,
+            parallelism: context.bind.parallelism,
+            attempt: context.bind.attempt,
+            disk: context.bind.disk.clone(),
+            waker: Arc::clone(&context.bind.waker),
+        };
+        let reader =
+            site.blame(|| self.source.reader(connector, splits)).map_err(|error| site.user_failure(error))?;
+        let dead_letters = self.dead_letters.as_ref().map(|output| context.output(output));
+        let stage = link.bind(&mut context.bind, down)?;
+        let rate = self.rate.map(|rate| rate / f64::from(context.bind.parallelism));
+        let body = SourceBody::new(site, reader, self.malformed, dead_letters, rate, stage);
+        context.task(body, Gate::new(Vec::new()))
+    }
+}
+
+/// A chain that starts at edges of one type.
+pub struct EdgeHead<T> {
+    /// The edges, until they are attached.
+    pub plans: Vec<InputPlan<T>>,
+    edges: Vec<EdgeId>,
+}
+
+impl<T: Data> EdgeHead<T> {
+    /// A head that reads `plans`.
+    pub fn new(plans: Vec<InputPlan<T>>) -> Self {
+        EdgeHead { plans, edges: Vec::new() }
+    }
+}
+
+fn attach_all<T: Data>(plans: &mut Vec<InputPlan<T>>, graph: &mut Graph, vertex: VertexId) -> Vec<EdgeId> {
+    plans.drain(..).map(|plan| plan.attach(graph, vertex)).collect()
+}
+
+impl<T: Data> Head for EdgeHead<T> {
+    type Out = T;
+
+    fn attach(&mut self, graph: &mut Graph, vertex: VertexId) {
+        self.edges = attach_all(&mut self.plans, graph, vertex);
+    }
+
+    fn build<L: Link<T>, D: Stage<L::Out> + 'static>(
+        &mut self,
+        mut context: TaskContext,
+        link: L,
+        down: D,
+    ) -> Result<Box<dyn Task>, Failure> {
+        let stage = link.bind(&mut context.bind, down)?;
+        let mut kinds = Vec::new();
+        let inputs = Inputs::new(context.channels::<T>(&self.edges, &mut kinds), 0);
+        context.task(OneInput { inputs, stage }, Gate::new(kinds))
+    }
+}
+
+/// A chain that starts at an operator over two connected streams.
+pub struct ConnectHead<A, B, O> {
+    /// Edges of the first input, until they are attached.
+    pub first: Vec<InputPlan<A>>,
+    /// Edges of the second input, until they are attached.
+    pub second: Vec<InputPlan<B>>,
+    /// The operator.
+    pub operator: O,
+    edges: (Vec<EdgeId>, Vec<EdgeId>),
+}
+
+impl<A: Data, B: Data, O: TwoLink<A, B>> ConnectHead<A, B, O> {
+    /// A head that reads both inputs into `operator`.
+    pub fn new(first: Vec<InputPlan<A>>, second: Vec<InputPlan<B>>, operator: O) -> Self {
+        ConnectHead { first, second, operator, edges: (Vec::new(), Vec::new()) }
+    }
+}
+
+impl<A: Data, B: Data, O: TwoLink<A, B>> Head for ConnectHead<A, B, O> {
+    type Out = O::Out;
+
+    fn attach(&mut self, graph: &mut Graph, vertex: VertexId) {
+        self.edges = (attach_all(&mut self.first, graph, vertex), attach_all(&mut self.second, graph, vertex));
+    }
+
+    fn build<L: Link<O::Out>, D: Stage<L::Out> + 'static>(
+        &mut self,
+        mut context: TaskContext,
+        link: L,
+        down: D,
+    ) -> Result<Box<dyn Task>, Failure> {
+        let down = link.bind(&mut context.bind, down)?;
+        let stage = self.operator.clone().bind(&mut context.bind, down)?;
+        let mut kinds = Vec::new();
+        let first = Inputs::new(context.channels::<A>(&self.edges.0, &mut kinds), 0);
+        let second = Inputs::new(context.channels::<B>(&self.edges.1, &mut kinds), first.len());
+        context.task(TwoInput { first, second, stage, second_first: false }, Gate::new(kinds))
+    }
+}

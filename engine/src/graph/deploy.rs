@@ -1,0 +1,376 @@
+//! Makes all tasks and channels of one attempt, with the state of a checkpoint where there is one.
+//!
+//! Always true: a checkpoint is restored as a whole or not at all; state that no operator of the job wants is an
+//! error, because dropping it silently would lose it.
+
+use super::build::TaskContext;
+use super::edge::{RestoredChannel, WireContext};
+use super::{Graph, Ship, VertexId};
+use crate::clock::Clock;
+use crate::control::{ReportSink, TaskId};
+use crate::coordinator::{Deploy, DeployError, DeployedOperator, Deployment};
+use crate::metrics::TaskMetrics;
+use crate::operator::{BindContext, OperatorRestore};
+use crate::ring::doorbell::Doorbell;
+use crate::ring::{BatchPool, ChannelSpec};
+use crate::task::PartFiles;
+use std::any::Any;
+use std::collections::{BTreeMap, HashMap};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+use thalweg_storage::AttemptId;
+use thalweg_storage::checkpoint::{read_payload, verify_channel_files};
+use thalweg_storage::io::{DiskHandle, Notify};
+use thalweg_storage::key_group::KeyGroups;
+use thalweg_storage::manifest::Manifest;
+
+/// Everything about deploying a job that its graph does not say.
+#[derive(Clone)]
+pub struct DeploySettings {
+    /// Partitions of a vertex that does not say.
+    pub parallelism: u32,
+    /// Number of key groups.
+    pub max_parallelism: u16,
+    /// Batches that a ring holds.
+    pub ring_batches: usize,
+    /// Records of a batch at most.
+    pub batch_records: usize,
+    /// Bytes of a batch at most, by the size of its records in memory.
+    pub batch_bytes: usize,
+    /// Bytes of floating batches of the whole engine.
+    pub pool_bytes: usize,
+    /// A batch that is not full leaves after this long.
+    pub buffer_timeout: Duration,
+    /// Checkpoints that may be under way at once.
+    pub max_concurrent: usize,
+    /// Whether checkpoints of keyed state are incremental.
+    pub incremental: bool,
+    /// Compression level of snapshots.
+    pub zstd_level: i32,
+    /// The job's checkpoint directory.
+    pub job_dir: Option<PathBuf>,
+    /// The disk.
+    pub disk: DiskHandle,
+    /// The engine's clock.
+    pub clock: Arc<dyn Clock>,
+    /// One doorbell per worker.
+    pub doorbells: Vec<Doorbell>,
+}
+
+/// Counters of one task of the present attempt.
+#[derive(Clone)]
+pub struct TaskCounters {
+    /// Names of the task's operators.
+    pub name: String,
+    /// Index of the vertex.
+    pub vertex: VertexId,
+    /// The partition (subtask index).
+    pub partition: u32,
+    /// True for a task that reads a source.
+    pub is_source: bool,
+    /// The counters.
+    pub metrics: Arc<TaskMetrics>,
+}
+
+/// Deploys one job, again and again.
+pub struct GraphDeploy {
+    graph: Graph,
+    settings: DeploySettings,
+    counters: Arc<Mutex<Vec<TaskCounters>>>,
+}
+
+impl GraphDeploy {
+    /// Deploys `graph` by `settings`; `counters` always shows the latest attempt's.
+    pub fn new(graph: Graph, settings: DeploySettings, counters: Arc<Mutex<Vec<TaskCounters>>>) -> Self {
+        GraphDeploy { graph, settings, counters }
+    }
+
+    fn parallelism(&self, vertex: VertexId) -> u32 {
+        self.graph.parallelism(vertex, self.settings.parallelism)
+    }
+
+    /// Compares a checkpoint with the job.
+    fn check_fit(&self, manifest: &Manifest) -> Result<(), String> {
+        let checkpoint = manifest.checkpoint;
+        if manifest.max_parallelism != self.settings.max_parallelism {
+            return Err(format!(
+                "checkpoint {checkpoint} was taken with max parallelism {}, the job has {}: the max parallelism of a \
+                 job is fixed for its life, so start it with {} or in another checkpoint directory",
+                manifest.max_parallelism, self.settings.max_parallelism, manifest.max_parallelism
+            ));
+        }
+        let mut parallelism = HashMap::new();
+        for (index, vertex) in self.graph.vertices.iter().enumerate() {
+            for uid in &vertex.uids {
+                parallelism.insert(&**uid, self.parallelism(VertexId(index)));
+            }
+        }
+        for operator in &manifest.operators {
+            match parallelism.get(operator.uid.as_str()) {
+                None => {
+                    return Err(format!(
+                        "checkpoint {checkpoint} holds state of operator `{}`, which the job does not have: give an \
+                         operator that uid, or start in another checkpoint directory",
+                        operator.uid
+                    ));
+                }
+                Some(wanted) if *wanted != operator.parallelism => {
+                    return Err(format!(
+                        "checkpoint {checkpoint} was taken with parallelism {} of operator `{}`, the job has \
+                         {wanted}: restoring at another parallelism is not supported yet, so start with {}",
+                        operator.parallelism, operator.uid, operator.parallelism
+                    ));
+                }
+                Some(_) => {}
+            }
+        }
+        for channel in &manifest.channels {
+            if !self.graph.edges.iter().any(|edge| *edge.name == *channel.edge) {
+                return Err(format!(
+                    "checkpoint {checkpoint} holds in-flight data of edge `{}`, which the job does not have: restore \
+                     it with the job that wrote it",
+                    channel.edge
+                ));
+            }
+        }
+        Ok(())
+    }
+
+    /// Reads the in-flight data of a checkpoint, by edge, then producer and consumer.
+    fn read_in_flight(&self, manifest: &Manifest) -> Result<InFlight, String> {
+        let Some(job_dir) = &self.settings.job_dir else { return Ok(InFlight::default()) };
+        verify_channel_files(job_dir, manifest).map_err(|error| error.to_string())?;
+        let mut channels: Vec<_> = manifest.channels.iter().collect();
+        // What the consumer captured comes before what its producer still held.
+        channels.sort_by_key(|channel| channel.origin);
+        let mut in_flight = InFlight::default();
+        for channel in channels {
+            let bytes =
+                read_payload(&self.settings.disk, job_dir, &channel.data).map_err(|error| error.to_string())?;
+            in_flight.records += channel.records;
+            let edge = in_flight.edges.entry(channel.edge.clone()).or_default();
+            let parts = edge.entry((channel.producer, channel.consumer)).or_default();
+            parts.push(RestoredChannel { records: channel.records, bytes });
+        }
+        Ok(in_flight)
+    }
+
+    fn deploy_all(
+        &mut self,
+        attempt: AttemptId,
+        restore: Option<&Manifest>,
+        reports: Arc<dyn ReportSink>,
+    ) -> Result<Deployment, DeployError> {
+        if let Some(manifest) = restore {
+            self.check_fit(manifest).map_err(fatal)?;
+        }
+        let in_flight = match restore {
+            Some(manifest) => self.read_in_flight(manifest).map_err(fatal)?,
+            None => InFlight::default(),
+        };
+        let mut ends = self.wire(&in_flight)?;
+        let settings = &self.settings;
+        let edge_names: Arc<[Arc<str>]> = self.graph.edges.iter().map(|edge| Arc::clone(&edge.name)).collect();
+        let aligned_only: Arc<[bool]> = self.graph.edges.iter().map(|edge| edge.ship != Ship::Exchange).collect();
+        let (records_max, bytes_max) = (settings.batch_records, settings.batch_bytes);
+        let batch_records: Arc<dyn Fn(usize) -> usize + Send + Sync> =
+            Arc::new(move |record_bytes| batch_size(records_max, bytes_max, record_bytes));
+        let mut tasks: Vec<(usize, TaskId, Box<dyn crate::task::Task>)> = Vec::new();
+        let mut operators = Vec::new();
+        let mut counters = Vec::new();
+        let has_inputs: Vec<bool> = (0..self.graph.vertices.len())
+            .map(|v| self.graph.edges.iter().any(|e| e.consumer == VertexId(v)))
+            .collect();
+        for (index, vertex) in self.graph.vertices.iter_mut().enumerate() {
+            let parallelism = vertex.parallelism.unwrap_or(settings.parallelism);
+            let uids = &vertex.uids;
+            operators.extend(uids.iter().map(|uid| DeployedOperator { uid: Arc::clone(uid), parallelism }));
+            for partition in 0..parallelism {
+                let worker = partition as usize % settings.doorbells.len();
+                let waker: Arc<dyn Notify> = Arc::new(settings.doorbells[worker].clone());
+                let metrics = Arc::new(TaskMetrics::default());
+                let (restore_state, keyed_restore) = subtask_restore(restore, uids, partition);
+                let chain = uids.iter().map(|u| &**u).collect::<Vec<_>>().join(" -> ");
+                let context = TaskContext {
+                    bind: BindContext {
+                        partition,
+                        parallelism,
+                        attempt,
+                        restored_from: restore.map(|manifest| manifest.checkpoint),
+                        key_groups: KeyGroups::new(settings.max_parallelism),
+                        restore: restore_state,
+                        disk: settings.disk.with_notify(Arc::clone(&waker)),
+                        waker,
+                    },
+                    id: TaskId(tasks.len() as u32),
+                    name: vertex.name.clone(),
+                    chain: chain.into(),
+                    senders: ends.take(index, partition, true),
+                    inputs: ends.take(index, partition, false),
+                    edge_names: Arc::clone(&edge_names),
+                    aligned_only: Arc::clone(&aligned_only),
+                    batch_records: Arc::clone(&batch_records),
+                    files: PartFiles {
+                        disk: settings.disk.with_notify(Arc::new(settings.doorbells[worker].clone())),
+                        job_dir: settings.job_dir.clone(),
+                        task: format!("{index}-{partition}"),
+                        attempt,
+                    },
+                    keyed_restore,
+                    incremental: settings.incremental,
+                    zstd_level: settings.zstd_level,
+                    reports: Arc::clone(&reports),
+                    clock: Arc::clone(&settings.clock),
+                    metrics: Arc::clone(&metrics),
+                    buffer_timeout: settings.buffer_timeout,
+                };
+                let id = context.id;
+                let name = vertex.name.clone();
+                let built = catch_unwind(AssertUnwindSafe(|| vertex.factory.build(context)));
+                let task = match built {
+                    Ok(Ok(task)) => task,
+                    Ok(Err(failure)) => {
+                        let message = format!("partition {partition}: {}", failure.message);
+                        return Err(DeployError {
+                            message,
+                            fatal: failure.fatal || restore.is_some() && is_refusal(&failure.message),
+                            operator: Some(failure.operator),
+                        });
+                    }
+                    Err(panic) => {
+                        let operator = crate::operator::Site::take_blamed().map(|uid| uid.to_string());
+                        let message = format!("partition {partition}: panicked: {}", panic_message(&*panic));
+                        return Err(DeployError { message, fatal: false, operator: operator.or(Some(name)) });
+                    }
+                };
+                counters.push(TaskCounters {
+                    name,
+                    vertex: VertexId(index),
+                    partition,
+                    is_source: !has_inputs[index],
+                    metrics,
+                });
+                tasks.push((worker, id, task));
+            }
+        }
+        *self.counters.lock().unwrap_or_else(PoisonError::into_inner) = counters;
+        Ok(Deployment { tasks, operators, restored_records: in_flight.records })
+    }
+
+    /// Makes the channels of all edges.
+    fn wire(&self, in_flight: &InFlight) -> Result<Ends, DeployError> {
+        let settings = &self.settings;
+        let pool = Arc::new(BatchPool::new(settings.pool_bytes));
+        let workers = settings.doorbells.len();
+        let nothing = HashMap::new();
+        let mut ends = Ends::default();
+        for (index, edge) in self.graph.edges.iter().enumerate() {
+            let spec = |producer: u32, consumer: u32, record_bytes: usize| ChannelSpec {
+                ring_batches: settings.ring_batches,
+                batch_records: batch_size(settings.batch_records, settings.batch_bytes, record_bytes),
+                side_entries: 2 * settings.max_concurrent + 2,
+                pool: Arc::clone(&pool),
+                consumer: settings.doorbells[consumer as usize % workers].clone(),
+                producer: settings.doorbells[producer as usize % workers].clone(),
+            };
+            let context = WireContext {
+                name: Arc::clone(&edge.name),
+                producers: self.parallelism(edge.producer),
+                consumers: self.parallelism(edge.consumer),
+                ship: edge.ship,
+                spec: &spec,
+                restored: in_flight.edges.get(&*edge.name).unwrap_or(&nothing),
+            };
+            let wired = edge.wire.wire(&context).map_err(fatal)?;
+            for (partition, end) in wired.producers.into_iter().enumerate() {
+                ends.put(edge.producer.0, partition as u32, true, super::EdgeId(index), end);
+            }
+            for (partition, end) in wired.consumers.into_iter().enumerate() {
+                ends.put(edge.consumer.0, partition as u32, false, super::EdgeId(index), end);
+            }
+        }
+        Ok(ends)
+    }
+}
+
+impl Deploy for GraphDeploy {
+    fn deploy(
+        &mut self,
+        attempt: AttemptId,
+        restore: Option<&Manifest>,
+        reports: Arc<dyn ReportSink>,
+    ) -> Result<Deployment, DeployError> {
+        self.deploy_all(attempt, restore, reports)
+    }
+}
+
+/// In-flight data of a checkpoint.
+#[derive(Default)]
+struct InFlight {
+    edges: HashMap<String, HashMap<(u32, u32), Vec<RestoredChannel>>>,
+    records: u64,
+}
+
+/// Channel ends by vertex, partition and side, until the tasks take them.
+#[derive(Default)]
+struct Ends(BTreeMap<(usize, u32, bool), HashMap<super::EdgeId, Box<dyn Any + Send>>>);
+
+impl Ends {
+    fn put(&mut self, vertex: usize, partition: u32, sends: bool, edge: super::EdgeId, end: Box<dyn Any + Send>) {
+        self.0.entry((vertex, partition, sends)).or_default().insert(edge, end);
+    }
+    fn take(&mut self, vertex: usize, partition: u32, sends: bool) -> HashMap<super::EdgeId, Box<dyn Any + Send>> {
+        self.0.remove(&(vertex, partition, sends)).unwrap_or_default()
+    }
+}
+
+type KeyedRestore =
+    (Vec<thalweg_storage::manifest::SegmentRef>, Vec<thalweg_storage::manifest::KeyedStateMeta>);
+
+/// What a checkpoint holds for the operators `uids` at `partition`.
+fn subtask_restore(
+    manifest: Option<&Manifest>,
+    uids: &[Arc<str>],
+    partition: u32,
+) -> (HashMap<String, OperatorRestore>, Option<KeyedRestore>) {
+    let (mut states, mut keyed) = (HashMap::new(), None);
+    let operators = manifest.map(|manifest| manifest.operators.as_slice()).unwrap_or_default();
+    for operator in operators.iter().filter(|operator| uids.iter().any(|uid| **uid == *operator.uid)) {
+        let Some(subtask) = operator.subtasks.iter().find(|subtask| subtask.index == partition) else { continue };
+        let restore = OperatorRestore {
+            operator_state: subtask.operator_state.clone(),
+            committables: subtask.committables.clone(),
+        };
+        states.insert(operator.uid.clone(), restore);
+        if !operator.keyed.is_empty() {
+            // A chain has one keyed operator at most: its input is an exchange, where chains begin.
+            keyed = Some((subtask.segments.clone(), operator.keyed.clone()));
+        }
+    }
+    (states, keyed)
+}
+
+fn batch_size(records_max: usize, bytes_max: usize, record_bytes: usize) -> usize {
+    (bytes_max / record_bytes.max(1)).clamp(1, records_max)
+}
+
+fn fatal(message: String) -> DeployError {
+    DeployError { message, fatal: true, operator: None }
+}
+
+/// Whether restoring the same checkpoint again would fail in the same way: it is damaged or does not fit.
+fn is_refusal(message: &str) -> bool {
+    ["is damaged", "has changed", "format version", "another kind", "does not", "not readable"]
+        .iter()
+        .any(|sign| message.contains(sign))
+}
+
+fn panic_message(panic: &(dyn Any + Send)) -> &str {
+    panic
+        .downcast_ref::<&str>()
+        .copied()
+        .or_else(|| panic.downcast_ref::<String>().map(String::as_str))
+        .unwrap_or("a value that is no text")
+}

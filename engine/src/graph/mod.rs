@@ -1,0 +1,169 @@
+//! The job graph: vertices (chains of operators), edges between them, and how both become tasks and channels.
+//!
+//! Always true: edge names and operator uids are unique within a job and depend only on how the job was written, so
+//! state and in-flight data are found again by them.
+
+mod build;
+mod deploy;
+mod edge;
+
+pub use build::{BuildTask, ChainFactory, End, Head, OutputEnd, SinkEnd, TaskContext};
+pub use build::{ConnectHead, EdgeHead, SourceHead};
+pub(crate) use build::side_output;
+pub use deploy::{DeploySettings, GraphDeploy, TaskCounters};
+pub use edge::{InputPlan, KeyPartition, OutputRef, RoundRobin, Ship, WithFunction};
+
+use edge::Wire;
+use std::collections::HashMap;
+use std::sync::Arc;
+
+/// Index of a vertex in its graph.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct VertexId(pub usize);
+
+/// Index of an edge in its graph.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct EdgeId(pub usize);
+
+/// A chain of operators that runs as one task per partition.
+pub struct Vertex {
+    /// Names of the operators, for people.
+    pub name: String,
+    /// Uids of the operators, from the first to the last.
+    pub uids: Vec<Arc<str>>,
+    /// Partitions asked for; the engine's default parallelism where none is.
+    pub parallelism: Option<u32>,
+    factory: Box<dyn BuildTask>,
+}
+
+/// A link between two vertices.
+pub struct EdgeSpec {
+    /// Its unique name.
+    pub name: Arc<str>,
+    /// The producing vertex.
+    pub producer: VertexId,
+    /// The consuming vertex.
+    pub consumer: VertexId,
+    /// How records are spread.
+    pub ship: Ship,
+    wire: Box<dyn Wire>,
+}
+
+/// A job as written, before it runs.
+#[derive(Default)]
+pub struct Graph {
+    /// The chains.
+    pub vertices: Vec<Vertex>,
+    /// The links.
+    pub edges: Vec<EdgeSpec>,
+}
+
+/// A mistake in how a job was written.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum GraphError {
+    /// Two operators have one uid.
+    #[error("two operators have the uid `{uid}`: state is found by uid, so give one of them another name or uid")]
+    DuplicateUid {
+        /// The uid.
+        uid: String,
+    },
+    /// There is nothing to run.
+    #[error("the dataflow has no operators: add a source and a sink")]
+    Empty,
+    /// A vertex wants an impossible number of partitions.
+    #[error("operator `{operator}` has parallelism {parallelism}; it must be between 1 and the job's max parallelism {max_parallelism}")]
+    Parallelism {
+        /// The operator.
+        operator: String,
+        /// What it asks for.
+        parallelism: u32,
+        /// Number of key groups.
+        max_parallelism: u16,
+    },
+}
+
+impl Graph {
+    /// The number of partitions of a vertex.
+    pub fn parallelism(&self, vertex: VertexId, default: u32) -> u32 {
+        self.vertices[vertex.0].parallelism.unwrap_or(default)
+    }
+
+    /// Looks for mistakes.
+    ///
+    /// # Errors
+    /// The first mistake found; the job must not run.
+    pub fn validate(&self, default_parallelism: u32, max_parallelism: u16) -> Result<(), GraphError> {
+        if self.vertices.is_empty() {
+            return Err(GraphError::Empty);
+        }
+        let mut seen = HashMap::new();
+        for uid in self.vertices.iter().flat_map(|v| &v.uids) {
+            if seen.insert(Arc::clone(uid), ()).is_some() {
+                return Err(GraphError::DuplicateUid { uid: uid.to_string() });
+            }
+        }
+        for (index, vertex) in self.vertices.iter().enumerate() {
+            let parallelism = self.parallelism(VertexId(index), default_parallelism);
+            if parallelism == 0 || parallelism > u32::from(max_parallelism) {
+                let operator = vertex.name.clone();
+                return Err(GraphError::Parallelism { operator, parallelism, max_parallelism });
+            }
+        }
+        Ok(())
+    }
+
+    /// Adds a vertex; its description and factory follow.
+    pub(crate) fn add_vertex(&mut self) -> VertexId {
+        let factory = Box::new(build::NoFactory);
+        self.vertices.push(Vertex { name: String::new(), uids: Vec::new(), parallelism: None, factory });
+        VertexId(self.vertices.len() - 1)
+    }
+
+    pub(crate) fn describe_vertex(
+        &mut self,
+        vertex: VertexId,
+        uids: Vec<Arc<str>>,
+        names: &[String],
+        parallelism: Option<u32>,
+    ) {
+        let vertex = &mut self.vertices[vertex.0];
+        vertex.name = names.join(" -> ");
+        vertex.uids = uids;
+        vertex.parallelism = parallelism;
+    }
+
+    /// Checks the inputs and outputs of every vertex. May wait for the disk.
+    ///
+    /// # Errors
+    /// The job must not start; names the operators of the chain.
+    pub(crate) fn check(
+        &mut self,
+        disk: &thalweg_storage::io::DiskHandle,
+        default_parallelism: u32,
+    ) -> Result<(), (String, crate::connector::BoxError)> {
+        for vertex in &mut self.vertices {
+            let parallelism = vertex.parallelism.unwrap_or(default_parallelism);
+            vertex.factory.check(disk, parallelism).map_err(|error| (vertex.name.clone(), error))?;
+        }
+        Ok(())
+    }
+
+    pub(crate) fn set_factory(&mut self, vertex: VertexId, factory: Box<dyn BuildTask>) {
+        self.vertices[vertex.0].factory = factory;
+    }
+
+    /// Adds an edge, named after the operators at its ends.
+    pub(crate) fn add_edge(&mut self, producer: VertexId, consumer: VertexId, ship: Ship, wire: Box<dyn Wire>) -> EdgeId {
+        let uid = |uids: &[Arc<str>], last: bool| {
+            let uid = if last { uids.last() } else { uids.first() };
+            uid.map_or_else(String::new, |uid| uid.to_string())
+        };
+        let ends =
+            format!("{}->{}", uid(&self.vertices[producer.0].uids, true), uid(&self.vertices[consumer.0].uids, false));
+        let same = self.edges.iter().filter(|e| e.producer == producer && e.consumer == consumer).count();
+        let name: Arc<str> = if same == 0 { ends.into() } else { format!("{ends}#{same}").into() };
+        self.edges.push(EdgeSpec { name, producer, consumer, ship, wire });
+        EdgeId(self.edges.len() - 1)
+    }
+}

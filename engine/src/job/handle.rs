@@ -1,0 +1,150 @@
+//! The handle of a running job.
+
+use crate::coordinator::{CheckpointStats, CoordinatorHandle, JobShared, JobStatus};
+use crate::error::Error;
+use crate::graph::TaskCounters;
+use crate::clock::Clock;
+use crate::worker::{TimeSpent, Workers};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::thread::JoinHandle;
+use std::time::Duration;
+use thalweg_storage::CheckpointId;
+
+/// Watches and commands a job, from any thread. Cheap to clone. Dropping it leaves the job running.
+#[derive(Clone)]
+pub struct JobHandle {
+    shared: Arc<JobShared>,
+    coordinator: CoordinatorHandle,
+    counters: Arc<Mutex<Vec<TaskCounters>>>,
+    workers: Weak<Workers>,
+    clock: Arc<dyn Clock>,
+    thread: Arc<Mutex<Option<JoinHandle<()>>>>,
+}
+
+/// Counters of one task.
+#[derive(Clone, Debug)]
+pub struct TaskReport {
+    /// Names of the task's operators.
+    pub name: String,
+    /// The partition (subtask index).
+    pub partition: u32,
+    /// True for a task that reads a source.
+    pub is_source: bool,
+    /// Records taken in since the attempt began.
+    pub records_in: u64,
+    /// Records sent to other tasks since the attempt began.
+    pub records_out: u64,
+    /// Malformed records left out since the attempt began.
+    pub records_skipped: u64,
+    /// How much of a source's input is read: done and total, zero where it is unknown.
+    pub read: (u64, u64),
+    /// How the task's time since its deployment divides, if it is deployed.
+    pub time: Option<TimeSpent>,
+}
+
+/// Counters of a job's present attempt.
+#[derive(Clone, Debug)]
+pub struct JobMetrics {
+    /// One entry per task.
+    pub tasks: Vec<TaskReport>,
+    /// Checkpoints and restarts.
+    pub checkpoints: CheckpointStats,
+}
+
+impl JobHandle {
+    pub(super) fn new(
+        shared: Arc<JobShared>,
+        coordinator: CoordinatorHandle,
+        counters: Arc<Mutex<Vec<TaskCounters>>>,
+        workers: Weak<Workers>,
+        clock: Arc<dyn Clock>,
+        thread: JoinHandle<()>,
+    ) -> Self {
+        JobHandle { shared, coordinator, counters, workers, clock, thread: Arc::new(Mutex::new(Some(thread))) }
+    }
+
+    /// Where the job stands.
+    pub fn status(&self) -> JobStatus {
+        self.shared.status()
+    }
+
+    /// Waits until the job has processed all of its input and committed all of its output.
+    ///
+    /// # Errors
+    /// [`Error::JobFailed`] or [`Error::Cancelled`]; the latest completed checkpoint is kept, and running the job
+    /// again continues from it.
+    pub fn wait(&self) -> Result<(), Error> {
+        let status = self.shared.wait();
+        self.join();
+        outcome(status)
+    }
+
+    /// As [`JobHandle::wait`], for at most `timeout`; `None` when the job still runs.
+    pub fn wait_timeout(&self, timeout: Duration) -> Option<Result<(), Error>> {
+        let status = self.shared.wait_timeout(timeout)?;
+        self.join();
+        Some(outcome(status))
+    }
+
+    /// Takes a checkpoint now and waits for it.
+    ///
+    /// # Errors
+    /// [`Error::CheckpointFailed`] says why there is none; the job goes on.
+    pub fn checkpoint(&self) -> Result<CheckpointId, Error> {
+        match self.coordinator.trigger_checkpoint(None).recv() {
+            Ok(answer) => answer.map_err(Error::CheckpointFailed),
+            Err(_) => Err(Error::CheckpointFailed("the job has ended".to_owned())),
+        }
+    }
+
+    /// Cancels the job: what is not committed stays uncommitted, completed checkpoints are kept.
+    pub fn cancel(&self) {
+        self.coordinator.cancel();
+    }
+
+    /// Counters of tasks, checkpoints and restarts.
+    pub fn metrics(&self) -> JobMetrics {
+        let times = self.workers.upgrade().map(|workers| workers.tasks()).unwrap_or_default();
+        let now = self.clock.now();
+        let counters = self.counters.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let tasks = counters
+            .into_iter()
+            .map(|task| TaskReport {
+                time: times
+                    .iter()
+                    .find(|info| info.name == task.name && info.partition == task.partition)
+                    .map(|info| info.times.until(now)),
+                name: task.name,
+                partition: task.partition,
+                is_source: task.is_source,
+                records_in: task.metrics.records_in(),
+                records_out: task.metrics.records_out(),
+                records_skipped: task.metrics.records_skipped(),
+                read: task.metrics.read_progress(),
+            })
+            .collect();
+        JobMetrics { tasks, checkpoints: self.shared.checkpoint_stats() }
+    }
+
+    /// Cancels the job and waits for its control thread, which is bounded in time.
+    pub(super) fn shut_down(&self) {
+        self.coordinator.shutdown();
+        self.join();
+    }
+
+    fn join(&self) {
+        let thread = self.thread.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(thread) = thread {
+            // A panic of the control thread has been turned into the job's failure by the coordinator.
+            let _ = thread.join();
+        }
+    }
+}
+
+fn outcome(status: JobStatus) -> Result<(), Error> {
+    match status {
+        JobStatus::Failed(cause) => Err(Error::JobFailed(cause)),
+        JobStatus::Cancelled => Err(Error::Cancelled),
+        _ => Ok(()),
+    }
+}

@@ -1,0 +1,202 @@
+//! `process`: user code with a lifecycle and operator state.
+
+use crate::connector::BoxError;
+use crate::operator::{
+    BindContext, ChainSnapshot, Collector, Failure, Flow, Link, OperatorSnapshot, Site, Stage, StageControl,
+};
+use std::sync::Arc;
+use thalweg_storage::manifest::StateBlob;
+use thalweg_storage::{AttemptId, CheckpointId, Data};
+
+/// Name under which a function's operator state is stored.
+const STATE_NAME: &str = "state";
+
+/// What a function knows of its surroundings.
+#[derive(Clone, Debug)]
+pub struct RuntimeContext {
+    /// Uid of the operator.
+    pub uid: Arc<str>,
+    /// Index of this subtask.
+    pub subtask: u32,
+    /// Number of subtasks.
+    pub parallelism: u32,
+    /// The execution attempt.
+    pub attempt: AttemptId,
+    /// The checkpoint that this attempt was restored from, if any.
+    pub restored_from: Option<CheckpointId>,
+}
+
+impl RuntimeContext {
+    pub(super) fn of(uid: &Arc<str>, context: &BindContext) -> Self {
+        RuntimeContext {
+            uid: Arc::clone(uid),
+            subtask: context.partition,
+            parallelism: context.parallelism,
+            attempt: context.attempt,
+            restored_from: context.restored_from,
+        }
+    }
+}
+
+/// User code that processes records of one input, with operator state. Cloned for each partition and attempt.
+pub trait ProcessFunction<T>: Clone + Send + 'static {
+    /// The records it emits.
+    type Out: 'static;
+    /// One element of its operator state (a list, as Flink's split list state); `()` for none.
+    type State: Data;
+
+    /// Called before the first record, with the state of the checkpoint that is being restored.
+    ///
+    /// # Errors
+    /// The attempt fails.
+    fn open(&mut self, _context: &RuntimeContext, _restored: Vec<Self::State>) -> Result<(), BoxError> {
+        Ok(())
+    }
+
+    /// Processes a record.
+    ///
+    /// # Errors
+    /// The attempt fails.
+    fn process(&mut self, record: T, out: &mut Collector<Self::Out>) -> Result<(), BoxError>;
+
+    /// Gives the state to store with `checkpoint`. Part of the pause: keep it short.
+    ///
+    /// # Errors
+    /// The attempt fails.
+    fn snapshot(&mut self, _checkpoint: CheckpointId) -> Result<Vec<Self::State>, BoxError> {
+        Ok(Vec::new())
+    }
+
+    /// `checkpoint` is complete.
+    ///
+    /// # Errors
+    /// The attempt fails.
+    fn checkpoint_complete(&mut self, _checkpoint: CheckpointId) -> Result<(), BoxError> {
+        Ok(())
+    }
+
+    /// All input has ended; last records may be emitted. Not called when the job fails or is cancelled.
+    ///
+    /// # Errors
+    /// The attempt fails.
+    fn close(&mut self, _out: &mut Collector<Self::Out>) -> Result<(), BoxError> {
+        Ok(())
+    }
+}
+
+/// A [`ProcessFunction`] in a chain.
+#[derive(Clone)]
+pub struct Process<P> {
+    /// The operator's uid.
+    pub uid: Arc<str>,
+    /// The function.
+    pub function: P,
+}
+
+/// A [`ProcessFunction`] at one partition.
+pub struct ProcessStage<T, P: ProcessFunction<T>, D> {
+    site: Site,
+    function: P,
+    emitted: Collector<P::Out>,
+    closed: bool,
+    down: D,
+}
+
+/// Encodes operator state for a snapshot.
+pub(super) fn state_blobs<S: Data>(state: &[S]) -> Vec<StateBlob> {
+    let blob = |element: &S| {
+        let mut bytes = Vec::new();
+        element.encode(&mut bytes);
+        StateBlob { name: STATE_NAME.to_owned(), schema: S::schema(), bytes }
+    };
+    state.iter().map(blob).collect()
+}
+
+/// Decodes operator state of a snapshot.
+pub(super) fn restored_state<S: Data>(site: &Site, blobs: &[StateBlob]) -> Result<Vec<S>, Failure> {
+    let wanted = S::schema();
+    let decode = |blob: &StateBlob| {
+        if blob.schema != wanted {
+            return Err(site.failure(format!(
+                "the type of state `{}` has changed: the checkpoint holds {:?}, the job wants {wanted:?}; restore \
+                 with the old type, or give the operator a new uid",
+                blob.name, blob.schema
+            )));
+        }
+        S::decode(&mut blob.bytes.as_slice()).map_err(|e| site.failure(format!("state `{}`: {e}", blob.name)))
+    };
+    blobs.iter().map(decode).collect()
+}
+
+impl<T: 'static, P: ProcessFunction<T>> Link<T> for Process<P> {
+    type Out = P::Out;
+    type Bound<D: Stage<P::Out> + 'static> = ProcessStage<T, P, D>;
+
+    fn bind<D: Stage<P::Out> + 'static>(
+        mut self,
+        context: &mut BindContext,
+        down: D,
+    ) -> Result<Self::Bound<D>, Failure> {
+        let site = context.site(&self.uid);
+        let restored = restored_state(&site, &context.take_restore(&self.uid).operator_state)?;
+        let runtime = RuntimeContext::of(&self.uid, context);
+        site.blame(|| self.function.open(&runtime, restored)).map_err(|e| site.user_failure(e))?;
+        Ok(ProcessStage { site, function: self.function, emitted: Collector::default(), closed: false, down })
+    }
+}
+
+impl<T: 'static, P: ProcessFunction<T>, D: Stage<P::Out>> StageControl for ProcessStage<T, P, D> {
+    fn down(&mut self) -> Option<&mut dyn StageControl> {
+        Some(&mut self.down)
+    }
+
+    fn resume(&mut self) -> Result<Flow, Failure> {
+        if self.down.resume()? == Flow::Blocked {
+            return Ok(Flow::Blocked);
+        }
+        self.emitted.drain(&mut self.down)
+    }
+
+    fn finish_record(&mut self) -> Result<(), Failure> {
+        self.emitted.finish(&mut self.down)
+    }
+
+    fn snapshot(&mut self, snapshot: &mut ChainSnapshot) -> Result<(), Failure> {
+        let state = self
+            .site
+            .blame(|| self.function.snapshot(snapshot.checkpoint))
+            .map_err(|e| self.site.user_failure(e))?;
+        let mut own = OperatorSnapshot::of(&self.site.uid);
+        own.operator_state = state_blobs(&state);
+        snapshot.operators.push(own);
+        self.down.snapshot(snapshot)
+    }
+
+    fn checkpoint_complete(&mut self, checkpoint: CheckpointId) -> Result<(), Failure> {
+        self.site
+            .blame(|| self.function.checkpoint_complete(checkpoint))
+            .map_err(|e| self.site.user_failure(e))?;
+        self.down.checkpoint_complete(checkpoint)
+    }
+
+    fn end_input(&mut self) -> Result<Flow, Failure> {
+        if !self.closed {
+            self.closed = true;
+            self.site.blame(|| self.function.close(&mut self.emitted)).map_err(|e| self.site.user_failure(e))?;
+        }
+        if self.resume()? == Flow::Blocked {
+            return Ok(Flow::Blocked);
+        }
+        self.down.end_input()
+    }
+}
+
+impl<T: 'static, P: ProcessFunction<T>, D: Stage<P::Out>> Stage<T> for ProcessStage<T, P, D> {
+    #[inline]
+    fn process(&mut self, record: T) -> Result<Flow, Failure> {
+        self.site
+            .blame(|| self.function.process(record, &mut self.emitted))
+            .map_err(|e| self.site.user_failure(e))?;
+        self.emitted.drain(&mut self.down)
+    }
+}

@@ -1,0 +1,211 @@
+//! A sink at one partition: writes, prepares at checkpoints, commits once they are complete.
+//!
+//! Always true:
+//! - every snapshot lists all output that is prepared and not known to be committed, oldest first, whichever
+//!   checkpoint it was prepared for, aborted ones included;
+//! - nothing is committed before a checkpoint whose snapshot listed it has completed;
+//! - the sink is done only when its input has ended and everything it prepared is committed.
+
+use crate::clock::Nanos;
+use crate::connector::{ConnectorContext, Sink, SinkWriter};
+use crate::operator::{
+    BindContext, ChainSnapshot, Ending, Failure, Flow, OperatorSnapshot, Site, Stage, StageControl,
+};
+use std::collections::VecDeque;
+use std::sync::Arc;
+use thalweg_storage::manifest::{Committable, StateBlob};
+use thalweg_storage::{AttemptId, CheckpointId, Data};
+
+/// Name under which a writer's state is stored.
+const STATE_NAME: &str = "writer";
+
+/// Stands for "all of it" where a job without checkpoints commits at its end.
+const FINAL: CheckpointId = CheckpointId(u64::MAX);
+
+/// The last stage of a chain that ends in a sink.
+pub struct SinkStage<W: SinkWriter> {
+    site: Site,
+    attempt: AttemptId,
+    writer: W,
+    now: Nanos,
+    has_room: bool,
+    /// Prepared, and not handed to the writer's `commit`.
+    prepared: VecDeque<Committable>,
+    /// Handed to the writer's `commit`, and not known to be done.
+    committing: Vec<Committable>,
+    /// The newest completed checkpoint.
+    completed: CheckpointId,
+    input_ended: bool,
+    prepared_at_end: bool,
+}
+
+impl<W: SinkWriter> SinkStage<W> {
+    /// Opens the sink's writer, which first commits what the restored checkpoint lists.
+    ///
+    /// # Errors
+    /// The writer could not be opened.
+    pub fn open<S>(sink: &S, uid: &Arc<str>, context: &mut BindContext) -> Result<Self, Failure>
+    where
+        S: Sink<Writer = W, Record = W::Record, State = W::State>,
+    {
+        let site = context.site(uid);
+        let restore = context.take_restore(uid);
+        let states = restore
+            .operator_state
+            .iter()
+            .map(|blob| W::State::decode(&mut blob.bytes.as_slice()))
+            .collect::<Result<Vec<_>, _>>()
+            .map_err(|e| site.failure(format!("the sink's state in the checkpoint is not readable: {e}")))?;
+        let connector = ConnectorContext {
+            uid: Arc::clone(uid),
+            subtask: context.partition,
+            parallelism: context.parallelism,
+            attempt: context.attempt,
+            disk: context.disk.clone(),
+            waker: Arc::clone(&context.waker),
+        };
+        let writer = site
+            .blame(|| sink.writer(connector, states, restore.committables))
+            .map_err(|e| site.user_failure(e))?;
+        Ok(SinkStage {
+            site,
+            attempt: context.attempt,
+            writer,
+            now: Nanos::default(),
+            has_room: true,
+            prepared: VecDeque::new(),
+            committing: Vec::new(),
+            completed: CheckpointId(0),
+            input_ended: false,
+            prepared_at_end: false,
+        })
+    }
+
+    fn prepare(&mut self, checkpoint: CheckpointId, end: bool) -> Result<Option<W::State>, Failure> {
+        let snapshot = self
+            .site
+            .blame(|| self.writer.prepare(checkpoint, end))
+            .map_err(|e| self.site.user_failure(e))?;
+        self.prepared_at_end |= end;
+        self.prepared.extend(snapshot.committables.into_iter().map(|bytes| Committable {
+            checkpoint,
+            subtask: self.site.partition,
+            attempt: self.attempt,
+            bytes,
+        }));
+        Ok(snapshot.state)
+    }
+
+    /// Hands over what the newest completed checkpoint lists, once the writer has done the batch before.
+    fn commit_completed(&mut self) -> Result<(), Failure> {
+        if !self.committing.is_empty() {
+            if !self.writer.committed() {
+                return Ok(());
+            }
+            self.committing.clear();
+        }
+        let count = self.prepared.iter().take_while(|c| c.checkpoint <= self.completed).count();
+        if count > 0 {
+            self.committing = self.prepared.drain(..count).collect();
+            let batch = self.committing.clone();
+            self.site.blame(|| self.writer.commit(batch)).map_err(|e| self.site.user_failure(e))?;
+        }
+        Ok(())
+    }
+}
+
+impl<W: SinkWriter> StageControl for SinkStage<W> {
+    fn down(&mut self) -> Option<&mut dyn StageControl> {
+        None
+    }
+
+    fn resume(&mut self) -> Result<Flow, Failure> {
+        if !self.has_room {
+            self.has_room =
+                self.site.blame(|| self.writer.poll(self.now)).map_err(|e| self.site.user_failure(e))?;
+        }
+        Ok(if self.has_room { Flow::Continue } else { Flow::Blocked })
+    }
+
+    fn finish_record(&mut self) -> Result<(), Failure> {
+        Ok(())
+    }
+
+    fn tick(&mut self, now: Nanos) -> Result<(), Failure> {
+        self.now = now;
+        self.has_room = self.site.blame(|| self.writer.poll(now)).map_err(|e| self.site.user_failure(e))?;
+        // A job without checkpoints commits at its end, as soon as that output is safe.
+        let waits = self.completed == FINAL
+            && !self.site.blame(|| self.writer.prepared(FINAL)).map_err(|e| self.site.user_failure(e))?;
+        if waits { Ok(()) } else { self.commit_completed() }
+    }
+
+    fn wake_at(&mut self) -> Option<Nanos> {
+        self.writer.wake_at()
+    }
+
+    fn snapshot(&mut self, snapshot: &mut ChainSnapshot) -> Result<(), Failure> {
+        let state = self.prepare(snapshot.checkpoint, self.input_ended)?;
+        let mut own = OperatorSnapshot::of(&self.site.uid);
+        own.operator_state = state
+            .iter()
+            .map(|state| {
+                let mut bytes = Vec::new();
+                state.encode(&mut bytes);
+                StateBlob { name: STATE_NAME.to_owned(), schema: W::State::schema(), bytes }
+            })
+            .collect();
+        own.committables = self.committing.iter().chain(&self.prepared).cloned().collect();
+        snapshot.operators.push(own);
+        Ok(())
+    }
+
+    fn snapshot_durable(&mut self, checkpoint: CheckpointId) -> Result<bool, Failure> {
+        self.site.blame(|| self.writer.prepared(checkpoint)).map_err(|e| self.site.user_failure(e))
+    }
+
+    fn checkpoint_complete(&mut self, checkpoint: CheckpointId) -> Result<(), Failure> {
+        self.completed = self.completed.max(checkpoint);
+        self.commit_completed()
+    }
+
+    fn end_input(&mut self) -> Result<Flow, Failure> {
+        self.input_ended = true;
+        self.resume()
+    }
+
+    fn ending(&mut self) -> Ending {
+        let unprepared = !self.prepared_at_end && self.writer.has_unprepared();
+        if unprepared || !self.prepared.is_empty() {
+            // Once everything is prepared for a completed checkpoint, what is left is under way.
+            let under_way = !unprepared && self.prepared.iter().all(|c| c.checkpoint <= self.completed);
+            if under_way { Ending::Committing } else { Ending::AwaitsCommit }
+        } else if !self.committing.is_empty() {
+            Ending::Committing
+        } else {
+            Ending::Done
+        }
+    }
+
+    fn commit_final(&mut self) -> Result<(), Failure> {
+        if self.completed != FINAL {
+            self.prepare(FINAL, true)?;
+            self.completed = FINAL;
+        }
+        Ok(())
+    }
+}
+
+impl<W: SinkWriter> Stage<W::Record> for SinkStage<W> {
+    #[inline(always)]
+    fn process(&mut self, record: W::Record) -> Result<Flow, Failure> {
+        match self.site.blame(|| self.writer.write(self.now, record)) {
+            Ok(true) => Ok(Flow::Continue),
+            Ok(false) => {
+                self.has_room = false;
+                Ok(Flow::Blocked)
+            }
+            Err(error) => Err(self.site.user_failure(error)),
+        }
+    }
+}

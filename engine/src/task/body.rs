@@ -1,0 +1,472 @@
+//! The typed part of a task: a head that reads records, on top of a fused chain of operators.
+
+use super::Budget;
+use super::inputs::{CapturedChannel, Inputs, Ran};
+use crate::barrier::Gate;
+use crate::clock::Nanos;
+use crate::connector::{MalformedPolicy, MalformedRecord, SourceOutput, SourceReader, SourceStatus};
+use crate::operator::{
+    ChainSnapshot, Failure, Flow, OperatorSnapshot, Output, OutputPort, Site, Stage, StageControl, TwoStage,
+};
+use std::time::Duration;
+use thalweg_storage::manifest::StateBlob;
+use thalweg_storage::{CheckpointId, Data};
+
+/// What a run of a body did.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct BodyRun {
+    /// How it ended.
+    pub ran: Ran,
+    /// When to run again even if nothing happens.
+    pub wake_at: Option<Nanos>,
+    /// A source has read everything.
+    pub ended: bool,
+}
+
+/// The typed part of a task, as the task drives it.
+pub trait Body: Send {
+    /// The chain's stages.
+    fn stage(&mut self) -> &mut dyn StageControl;
+
+    /// Looks for data and announcements.
+    fn look(&mut self, gate: &mut Gate);
+
+    /// Processes records; none is half done when it is called.
+    ///
+    /// # Errors
+    /// The task fails.
+    fn run(&mut self, gate: &mut Gate, now: Nanos, budget: Budget, clock: &dyn Fn() -> u64) -> Result<BodyRun, Failure>;
+
+    /// Adds the state of the head and of every operator.
+    ///
+    /// # Errors
+    /// The task fails.
+    fn snapshot(&mut self, snapshot: &mut ChainSnapshot) -> Result<(), Failure>;
+
+    /// Right after a snapshot: captures what is left of half processed batches.
+    fn capture_current(&mut self, gate: &mut Gate);
+
+    /// Captures some in-flight records below known cuts; returns how many.
+    fn capture_slice(&mut self, gate: &mut Gate, records: usize) -> usize;
+
+    /// Takes what was captured for `checkpoint`.
+    fn take_captured(&mut self, checkpoint: CheckpointId) -> Vec<CapturedChannel>;
+
+    /// A checkpoint is complete.
+    fn checkpoint_complete(&mut self, _checkpoint: CheckpointId) {}
+
+    /// Records that have come in.
+    fn records_in(&self) -> u64;
+
+    /// How much of a source's input is read: done and total.
+    fn read_progress(&self) -> Option<(u64, u64)> {
+        None
+    }
+
+    /// Malformed records that were left out.
+    fn records_skipped(&self) -> u64 {
+        0
+    }
+}
+
+/// A task with inputs of one type.
+pub struct OneInput<T, S> {
+    /// The channels.
+    pub inputs: Inputs<T>,
+    /// The chain.
+    pub stage: S,
+}
+
+impl<T: Data, S: Stage<T>> Body for OneInput<T, S> {
+    fn stage(&mut self) -> &mut dyn StageControl {
+        &mut self.stage
+    }
+
+    fn look(&mut self, gate: &mut Gate) {
+        self.inputs.look(gate);
+    }
+
+    fn run(&mut self, gate: &mut Gate, _: Nanos, budget: Budget, clock: &dyn Fn() -> u64) -> Result<BodyRun, Failure> {
+        let stage = std::cell::RefCell::new(&mut self.stage);
+        let ran = self.inputs.run(
+            gate,
+            budget,
+            clock,
+            &mut |records| stage.borrow_mut().prepare(records),
+            &mut |slice| {
+                let stage = &mut **stage.borrow_mut();
+                while let Some(record) = slice.take() {
+                    if stage.process(record)? == Flow::Blocked {
+                        return Ok(Flow::Blocked);
+                    }
+                }
+                Ok(Flow::Continue)
+            },
+        )?;
+        Ok(BodyRun { ran, wake_at: None, ended: false })
+    }
+
+    fn snapshot(&mut self, snapshot: &mut ChainSnapshot) -> Result<(), Failure> {
+        self.stage.snapshot(snapshot)
+    }
+
+    fn capture_current(&mut self, gate: &mut Gate) {
+        self.inputs.capture_current(gate);
+    }
+
+    fn capture_slice(&mut self, gate: &mut Gate, records: usize) -> usize {
+        self.inputs.capture_slice(gate, records)
+    }
+
+    fn take_captured(&mut self, checkpoint: CheckpointId) -> Vec<CapturedChannel> {
+        let mut captured = Vec::new();
+        self.inputs.take_captured(checkpoint, &mut captured);
+        captured
+    }
+
+    fn records_in(&self) -> u64 {
+        self.inputs.records()
+    }
+}
+
+/// A task with inputs of two types.
+pub struct TwoInput<A, B, S> {
+    /// The channels of the first input.
+    pub first: Inputs<A>,
+    /// The channels of the second input.
+    pub second: Inputs<B>,
+    /// The chain.
+    pub stage: S,
+    /// Which input is read first in the next run.
+    pub second_first: bool,
+}
+
+impl<A: Data, B: Data, S: TwoStage<A, B>> TwoInput<A, B, S> {
+    fn run_first(&mut self, gate: &mut Gate, budget: Budget, clock: &dyn Fn() -> u64) -> Result<Ran, Failure> {
+        let stage = std::cell::RefCell::new(&mut self.stage);
+        self.first.run(
+            gate,
+            budget,
+            clock,
+            &mut |records| stage.borrow_mut().prepare_first(records),
+            &mut |slice| {
+                let stage = &mut **stage.borrow_mut();
+                while let Some(record) = slice.take() {
+                    if stage.process_first(record)? == Flow::Blocked {
+                        return Ok(Flow::Blocked);
+                    }
+                }
+                Ok(Flow::Continue)
+            },
+        )
+    }
+
+    fn run_second(&mut self, gate: &mut Gate, budget: Budget, clock: &dyn Fn() -> u64) -> Result<Ran, Failure> {
+        let stage = std::cell::RefCell::new(&mut self.stage);
+        self.second.run(
+            gate,
+            budget,
+            clock,
+            &mut |records| stage.borrow_mut().prepare_second(records),
+            &mut |slice| {
+                let stage = &mut **stage.borrow_mut();
+                while let Some(record) = slice.take() {
+                    if stage.process_second(record)? == Flow::Blocked {
+                        return Ok(Flow::Blocked);
+                    }
+                }
+                Ok(Flow::Continue)
+            },
+        )
+    }
+}
+
+impl<A: Data, B: Data, S: TwoStage<A, B>> Body for TwoInput<A, B, S> {
+    fn stage(&mut self) -> &mut dyn StageControl {
+        &mut self.stage
+    }
+
+    fn look(&mut self, gate: &mut Gate) {
+        self.first.look(gate);
+        self.second.look(gate);
+    }
+
+    fn run(&mut self, gate: &mut Gate, _: Nanos, budget: Budget, clock: &dyn Fn() -> u64) -> Result<BodyRun, Failure> {
+        // The inputs take turns in coming first, each with half of the budget.
+        let half = Budget { records: budget.records.div_ceil(2), nanos: budget.nanos.div_ceil(2) };
+        self.second_first = !self.second_first;
+        let mut ran = [Ran::Idle; 2];
+        for (round, ran) in ran.iter_mut().enumerate() {
+            *ran = if self.second_first == (round == 0) {
+                self.run_second(gate, half, clock)?
+            } else {
+                self.run_first(gate, half, clock)?
+            };
+            if *ran == Ran::Blocked {
+                return Ok(BodyRun { ran: Ran::Blocked, wake_at: None, ended: false });
+            }
+        }
+        let ran = if ran == [Ran::Idle; 2] { Ran::Idle } else { Ran::Busy };
+        Ok(BodyRun { ran, wake_at: None, ended: false })
+    }
+
+    fn snapshot(&mut self, snapshot: &mut ChainSnapshot) -> Result<(), Failure> {
+        self.stage.snapshot(snapshot)
+    }
+
+    fn capture_current(&mut self, gate: &mut Gate) {
+        self.first.capture_current(gate);
+        self.second.capture_current(gate);
+    }
+
+    fn capture_slice(&mut self, gate: &mut Gate, records: usize) -> usize {
+        let done = self.first.capture_slice(gate, records);
+        if done >= records { done } else { done + self.second.capture_slice(gate, records - done) }
+    }
+
+    fn take_captured(&mut self, checkpoint: CheckpointId) -> Vec<CapturedChannel> {
+        let mut captured = Vec::new();
+        self.first.take_captured(checkpoint, &mut captured);
+        self.second.take_captured(checkpoint, &mut captured);
+        captured
+    }
+
+    fn records_in(&self) -> u64 {
+        self.first.records() + self.second.records()
+    }
+}
+
+/// A task that reads a source.
+pub struct SourceBody<R: SourceReader, S> {
+    site: Site,
+    reader: R,
+    malformed: MalformedPolicy,
+    dead_letters: Option<Output<MalformedRecord>>,
+    rate: Option<Rate>,
+    stage: S,
+    records: u64,
+    skipped: u64,
+}
+
+impl<R: SourceReader, S: Stage<R::Record>> SourceBody<R, S> {
+    /// Reads with `reader` into `stage`, at most `records_per_second` records per second if that is given.
+    pub fn new(
+        site: Site,
+        reader: R,
+        malformed: MalformedPolicy,
+        dead_letters: Option<Output<MalformedRecord>>,
+        records_per_second: Option<f64>,
+        stage: S,
+    ) -> Self {
+        let rate = records_per_second.map(Rate::new);
+        SourceBody { site, reader, malformed, dead_letters, rate, stage, records: 0, skipped: 0 }
+    }
+}
+
+/// Name under which a source's splits are stored.
+pub const SPLITS_STATE: &str = "splits";
+
+impl<R: SourceReader, S: Stage<R::Record>> Body for SourceBody<R, S> {
+    fn stage(&mut self) -> &mut dyn StageControl {
+        self
+    }
+
+    fn look(&mut self, _: &mut Gate) {}
+
+    fn run(&mut self, _: &mut Gate, now: Nanos, budget: Budget, _: &dyn Fn() -> u64) -> Result<BodyRun, Failure> {
+        let allowed = match &mut self.rate {
+            Some(rate) => rate.allowed(now).min(budget.records),
+            None => budget.records,
+        };
+        if allowed == 0 {
+            let wake_at = self.rate.as_ref().map(|rate| rate.next(now));
+            return Ok(BodyRun { ran: Ran::Idle, wake_at, ended: false });
+        }
+        let mut feed = Feed {
+            stage: &mut self.stage,
+            dead_letters: self.dead_letters.as_mut(),
+            site: &self.site,
+            malformed: self.malformed,
+            flow: Flow::Continue,
+            failure: None,
+            left: allowed,
+            skipped: 0,
+        };
+        let status = self.site.blame(|| self.reader.poll(now, allowed, &mut feed));
+        let (flow, failure, used) = (feed.flow, feed.failure.take(), allowed - feed.left);
+        self.skipped += feed.skipped;
+        self.records += used as u64;
+        if let Some(rate) = &mut self.rate {
+            rate.spend(used);
+        }
+        if let Some(failure) = failure {
+            return Err(failure);
+        }
+        let (ran, wake_at, ended) = match status.map_err(|e| self.site.user_failure(e))? {
+            SourceStatus::More if used == 0 && flow == Flow::Continue => (Ran::Busy, None, false),
+            SourceStatus::More => (Ran::Busy, None, false),
+            SourceStatus::Idle(wake_at) => (Ran::Idle, wake_at, false),
+            SourceStatus::End => (Ran::Idle, None, true),
+        };
+        let ran = if flow == Flow::Blocked { Ran::Blocked } else { ran };
+        Ok(BodyRun { ran, wake_at, ended })
+    }
+
+    fn snapshot(&mut self, snapshot: &mut ChainSnapshot) -> Result<(), Failure> {
+        let mut own = OperatorSnapshot::of(&self.site.uid);
+        own.operator_state = self
+            .site
+            .blame(|| self.reader.snapshot())
+            .iter()
+            .map(|split| {
+                let mut bytes = Vec::new();
+                split.encode(&mut bytes);
+                StateBlob { name: SPLITS_STATE.to_owned(), schema: R::Split::schema(), bytes }
+            })
+            .collect();
+        snapshot.operators.push(own);
+        self.stage.snapshot(snapshot)
+    }
+
+    fn capture_current(&mut self, _: &mut Gate) {}
+
+    fn capture_slice(&mut self, _: &mut Gate, _: usize) -> usize {
+        0
+    }
+
+    fn take_captured(&mut self, _: CheckpointId) -> Vec<CapturedChannel> {
+        Vec::new()
+    }
+
+    fn checkpoint_complete(&mut self, checkpoint: CheckpointId) {
+        self.reader.checkpoint_complete(checkpoint);
+    }
+
+    fn records_in(&self) -> u64 {
+        self.records
+    }
+
+    fn read_progress(&self) -> Option<(u64, u64)> {
+        self.reader.read_progress()
+    }
+
+    fn records_skipped(&self) -> u64 {
+        self.skipped
+    }
+}
+
+impl<R: SourceReader, S: Stage<R::Record>> StageControl for SourceBody<R, S> {
+    fn down(&mut self) -> Option<&mut dyn StageControl> {
+        Some(&mut self.stage)
+    }
+
+    fn resume(&mut self) -> Result<Flow, Failure> {
+        if self.dead_letters.as_ref().is_some_and(|output| output.is_blocked()) {
+            return Ok(Flow::Blocked);
+        }
+        self.stage.resume()
+    }
+
+    fn outputs(&mut self, visit: &mut dyn FnMut(&mut dyn OutputPort)) {
+        if let Some(output) = &mut self.dead_letters {
+            visit(output);
+        }
+        self.stage.outputs(visit);
+    }
+}
+
+/// Takes what a reader emits, straight into the chain.
+struct Feed<'a, S> {
+    stage: &'a mut S,
+    dead_letters: Option<&'a mut Output<MalformedRecord>>,
+    site: &'a Site,
+    malformed: MalformedPolicy,
+    flow: Flow,
+    failure: Option<Failure>,
+    left: usize,
+    skipped: u64,
+}
+
+impl<S> Feed<'_, S> {
+    #[inline(always)]
+    fn after(&mut self, flow: Result<Flow, Failure>) -> bool {
+        match flow {
+            Ok(Flow::Continue) => self.left > 0,
+            Ok(Flow::Blocked) => {
+                self.flow = Flow::Blocked;
+                false
+            }
+            Err(failure) => {
+                self.failure = Some(failure);
+                false
+            }
+        }
+    }
+}
+
+impl<T, S: Stage<T>> SourceOutput<T> for Feed<'_, S> {
+    #[inline(always)]
+    fn emit(&mut self, record: T) -> bool {
+        if self.flow == Flow::Blocked {
+            // The reader emits on although it was told not to: finish what is half done, so that nothing is lost.
+            if let Err(failure) = self.stage.finish_record() {
+                self.failure = Some(failure);
+                return false;
+            }
+        }
+        self.left = self.left.saturating_sub(1);
+        let flow = self.stage.process(record);
+        self.after(flow)
+    }
+
+    fn malformed(&mut self, record: MalformedRecord) -> bool {
+        match (self.malformed, &mut self.dead_letters) {
+            (MalformedPolicy::Divert, Some(output)) => {
+                let flow = output.push(record);
+                self.after(Ok(flow))
+            }
+            (MalformedPolicy::Fail, _) => {
+                self.failure = Some(self.site.failure(format!(
+                    "malformed record at offset {} of {}: {}; mend the input, or choose to skip or divert such records",
+                    record.offset, record.origin, record.error
+                )));
+                false
+            }
+            (MalformedPolicy::Skip | MalformedPolicy::Divert, _) => {
+                self.skipped += 1;
+                self.left > 0
+            }
+        }
+    }
+}
+
+/// A token bucket that holds at most 10 ms worth of records.
+struct Rate {
+    nanos_per_record: f64,
+    burst: f64,
+    tokens: f64,
+    refilled: Option<Nanos>,
+}
+
+impl Rate {
+    fn new(records_per_second: f64) -> Self {
+        let burst = (records_per_second / 100.0).max(1.0);
+        Rate { nanos_per_record: 1e9 / records_per_second, burst, tokens: 0.0, refilled: None }
+    }
+
+    fn allowed(&mut self, now: Nanos) -> usize {
+        let since = self.refilled.replace(now).map_or(Duration::ZERO, |last| now.since(last));
+        self.tokens = (self.tokens + since.as_nanos() as f64 / self.nanos_per_record).min(self.burst);
+        self.tokens.max(0.0) as usize
+    }
+
+    fn spend(&mut self, records: usize) {
+        self.tokens -= records as f64;
+    }
+
+    /// When the next few records may come.
+    fn next(&self, now: Nanos) -> Nanos {
+        let wanted = (self.burst / 8.0).max(1.0);
+        now.after(Duration::from_nanos(((wanted - self.tokens).max(0.0) * self.nanos_per_record) as u64 + 1))
+    }
+}

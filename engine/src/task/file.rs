@@ -1,0 +1,125 @@
+//! A file that a checkpoint writes in the background: chunks appended in order, then made durable.
+//!
+//! Always true: [`BackgroundFile::poll`] says so only when every byte is written and `fdatasync` has succeeded; after
+//! an error the file is never written or synced again.
+
+use std::collections::VecDeque;
+use std::io;
+use std::path::PathBuf;
+use thalweg_storage::io::{DiskHandle, FileId, OpenMode, Ticket};
+
+/// Writes under way at once, at most: enough to keep the disk busy, few enough to bound memory.
+const WRITES_MAX: usize = 4;
+
+enum Stage {
+    Opening(Ticket<FileId>),
+    Writing(FileId),
+    Syncing(FileId, Ticket<()>),
+    Durable,
+    Failed,
+}
+
+/// A new file, written and made durable step by step.
+pub struct BackgroundFile {
+    disk: DiskHandle,
+    stage: Stage,
+    waiting: VecDeque<Vec<u8>>,
+    writes: VecDeque<Ticket<Vec<u8>>>,
+    bytes: u64,
+    complete: bool,
+}
+
+impl BackgroundFile {
+    /// Starts to create `path`.
+    pub fn create(disk: &DiskHandle, path: PathBuf) -> Self {
+        BackgroundFile {
+            disk: disk.clone(),
+            stage: Stage::Opening(disk.open(path, OpenMode::CreateNew)),
+            waiting: VecDeque::new(),
+            writes: VecDeque::new(),
+            bytes: 0,
+            complete: false,
+        }
+    }
+
+    /// Appends `chunk`.
+    pub fn append(&mut self, chunk: Vec<u8>) {
+        debug_assert!(!self.complete, "appended to a file that was said to be complete");
+        self.waiting.push_back(chunk);
+    }
+
+    /// True when so much waits to be written that its producer should pause.
+    pub fn is_behind(&self) -> bool {
+        self.waiting.len() >= WRITES_MAX
+    }
+
+    /// No chunk will follow.
+    pub fn complete(&mut self) {
+        self.complete = true;
+    }
+
+    /// Moves on without blocking; true once the complete file is durable.
+    ///
+    /// # Errors
+    /// The file could not be created, written or synced; whatever relies on it has failed.
+    pub fn poll(&mut self) -> io::Result<bool> {
+        let step = self.step();
+        if step.is_err() {
+            self.stage = Stage::Failed;
+        }
+        step
+    }
+
+    fn step(&mut self) -> io::Result<bool> {
+        if let Stage::Opening(ticket) = &mut self.stage {
+            match ticket.poll() {
+                Some(file) => self.stage = Stage::Writing(file?),
+                None => return Ok(false),
+            }
+        }
+        if let Stage::Writing(file) = self.stage {
+            while let Some(write) = self.writes.front_mut() {
+                match write.poll() {
+                    Some(result) => {
+                        result?;
+                        self.writes.pop_front();
+                    }
+                    None => break,
+                }
+            }
+            while self.writes.len() < WRITES_MAX {
+                let Some(chunk) = self.waiting.pop_front() else { break };
+                let length = chunk.len() as u64;
+                self.writes.push_back(self.disk.write(file, self.bytes, chunk));
+                self.bytes += length;
+            }
+            if self.complete && self.waiting.is_empty() && self.writes.is_empty() {
+                self.stage = Stage::Syncing(file, self.disk.sync_data(file));
+            }
+        }
+        if let Stage::Syncing(file, ticket) = &mut self.stage {
+            match ticket.poll() {
+                Some(result) => {
+                    result?;
+                    // The answer does not matter: the data are durable, and the descriptor is gone either way.
+                    drop(self.disk.close(*file));
+                    self.stage = Stage::Durable;
+                }
+                None => return Ok(false),
+            }
+        }
+        match self.stage {
+            Stage::Durable => Ok(true),
+            Stage::Failed => Err(io::Error::other("the file has failed before")),
+            _ => Ok(false),
+        }
+    }
+}
+
+impl Drop for BackgroundFile {
+    fn drop(&mut self) {
+        if let Stage::Writing(file) | Stage::Syncing(file, _) = &self.stage {
+            drop(self.disk.close(*file));
+        }
+    }
+}

@@ -1,0 +1,238 @@
+//! The input channels of one type that a task reads, and what checkpoints capture of them.
+//!
+//! Always true: a record is captured before it is consumed, and only whole batches below the gate's limit are taken.
+
+use super::Budget;
+use crate::barrier::Gate;
+use crate::operator::{Failure, Flow};
+use crate::ring::Receiver;
+use std::sync::Arc;
+use thalweg_storage::{CheckpointId, Data};
+
+/// Records that are prepared and processed between two looks at barriers, at most.
+const SLICE_RECORDS: usize = 256;
+
+/// One input channel and its place in the job.
+pub struct Input<T> {
+    /// The edge.
+    pub edge: Arc<str>,
+    /// The producing partition.
+    pub producer: u32,
+    /// The channel's consuming end.
+    pub receiver: Receiver<T>,
+}
+
+/// In-flight records captured so far on one channel for one checkpoint.
+#[derive(Default)]
+struct Captured {
+    checkpoint: CheckpointId,
+    records: u64,
+    bytes: Vec<u8>,
+}
+
+/// In-flight records of one input channel.
+pub struct CapturedChannel {
+    /// The edge.
+    pub edge: Arc<str>,
+    /// The producing partition.
+    pub producer: u32,
+    /// Number of records.
+    pub records: u64,
+    /// The records, one after another.
+    pub bytes: Vec<u8>,
+}
+
+/// How a run over the inputs ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ran {
+    /// The budget is used up, or a barrier wants attention: there may be more to do at once.
+    Busy,
+    /// Nothing that may be read is there.
+    Idle,
+    /// The last record is half done, or its output waits for room.
+    Blocked,
+}
+
+/// All input channels of type `T`. Its channels have the gate's indices from `first_index` on.
+pub struct Inputs<T> {
+    channels: Vec<Input<T>>,
+    captured: Vec<Captured>,
+    first_index: usize,
+    /// The channel to read next: channels take turns, batch by batch.
+    turn: usize,
+    slice_records: usize,
+    /// Records consumed since the task began.
+    records: u64,
+}
+
+impl<T: Data> Inputs<T> {
+    /// Inputs over `channels`, with the gate's indices from `first_index` on.
+    pub fn new(channels: Vec<Input<T>>, first_index: usize) -> Self {
+        let captured = channels.iter().map(|_| Captured::default()).collect();
+        Inputs { channels, captured, first_index, turn: 0, slice_records: SLICE_RECORDS, records: 0 }
+    }
+
+    /// Number of channels.
+    pub fn len(&self) -> usize {
+        self.channels.len()
+    }
+
+    /// Records consumed since the task began.
+    pub fn records(&self) -> u64 {
+        self.records
+    }
+
+    /// Looks for data and announcements on every channel.
+    pub fn look(&mut self, gate: &mut Gate) {
+        for (index, input) in self.channels.iter_mut().enumerate() {
+            let channel = self.first_index + index;
+            input.receiver.look(|announcement| gate.announce(channel, announcement));
+        }
+    }
+
+    /// Processes records until `budget` is used, nothing is readable, or `process` is blocked.
+    ///
+    /// `now` reads the clock: slices adapt to the time that records take, so that barriers need not wait for a slow
+    /// operator's whole batch.
+    pub fn run(
+        &mut self,
+        gate: &mut Gate,
+        budget: Budget,
+        now: &dyn Fn() -> u64,
+        prepare: &mut dyn FnMut(&[T]),
+        process: &mut dyn FnMut(&mut Slice<'_, T>) -> Result<Flow, Failure>,
+    ) -> Result<Ran, Failure> {
+        let start = now();
+        let mut slice_start = start;
+        let mut left = budget.records;
+        let mut idle_turns = 0;
+        while idle_turns < self.channels.len() {
+            let index = self.turn;
+            let channel = self.first_index + index;
+            let receiver = &mut self.channels[index].receiver;
+            if receiver.current().is_empty() {
+                receiver.give_back();
+                if receiver.taken() >= receiver.visible().min(gate.limit(channel)) {
+                    self.turn = if index + 1 == self.channels.len() { 0 } else { index + 1 };
+                    idle_turns += 1;
+                    continue;
+                }
+                self.capture_next(gate, index);
+                self.channels[index].receiver.take();
+            }
+            idle_turns = 0;
+            let receiver = &mut self.channels[index].receiver;
+            let count = receiver.current().remaining().min(self.slice_records);
+            prepare(&receiver.current().rest()[..count]);
+            let mut slice = Slice { cursor: receiver.current(), left: count };
+            let flow = process(&mut slice)?;
+            let done = count - slice.left;
+            self.records += done as u64;
+            left = left.saturating_sub(done);
+            if receiver.current().is_empty() {
+                receiver.give_back();
+                gate.consumed(channel, receiver.consumed());
+                self.turn = if index + 1 == self.channels.len() { 0 } else { index + 1 };
+            }
+            if flow == Flow::Blocked {
+                return Ok(Ran::Blocked);
+            }
+            let time = now();
+            self.adapt(time.saturating_sub(slice_start), count);
+            slice_start = time;
+            // A slow operator comes back after each slice, so that barriers are seen in time.
+            if left == 0 || time.saturating_sub(start) >= budget.nanos || self.slice_records < SLICE_RECORDS {
+                return Ok(Ran::Busy);
+            }
+        }
+        Ok(Ran::Idle)
+    }
+
+    /// Halves slices that take long, doubles those that do not.
+    fn adapt(&mut self, nanos: u64, count: usize) {
+        const LONG_NANOS: u64 = 50_000;
+        if nanos > LONG_NANOS {
+            self.slice_records = (count / 2).max(1);
+        } else if nanos < LONG_NANOS / 4 && count == self.slice_records {
+            self.slice_records = (count * 2).min(SLICE_RECORDS);
+        }
+    }
+
+    /// Captures the next batch of a channel if an open capture has not passed it.
+    fn capture_next(&mut self, gate: &mut Gate, index: usize) {
+        let channel = self.first_index + index;
+        if let Some(capture) = gate.capture(channel) {
+            let position = self.channels[index].receiver.consumed();
+            if capture.next <= position && capture.bound.is_none_or(|bound| position < bound) {
+                self.capture_batch(capture.checkpoint, index, position);
+                gate.captured(channel, position + 1);
+            }
+        }
+    }
+
+    fn capture_batch(&mut self, checkpoint: CheckpointId, index: usize, position: u64) -> usize {
+        let captured = &mut self.captured[index];
+        if captured.checkpoint != checkpoint {
+            *captured = Captured { checkpoint, ..Captured::default() };
+        }
+        self.channels[index].receiver.peek(position, |batch| {
+            captured.records += batch.len() as u64;
+            batch.iter().for_each(|record| record.encode(&mut captured.bytes));
+            batch.len()
+        })
+    }
+
+    /// Right after a snapshot: captures what is left of the batches that are half processed.
+    pub fn capture_current(&mut self, gate: &mut Gate) {
+        for index in 0..self.channels.len() {
+            if !self.channels[index].receiver.current().is_empty() {
+                self.capture_next(gate, index);
+            }
+        }
+    }
+
+    /// Captures up to about `records` records below known cuts; returns how many it captured.
+    pub fn capture_slice(&mut self, gate: &mut Gate, records: usize) -> usize {
+        let mut done = 0;
+        for index in 0..self.channels.len() {
+            let channel = self.first_index + index;
+            while let Some(capture) = gate.capture(channel) {
+                let Some(bound) = capture.bound else { break };
+                if capture.next >= bound || done >= records {
+                    break;
+                }
+                done += self.capture_batch(capture.checkpoint, index, capture.next).max(1);
+                gate.captured(channel, capture.next + 1);
+            }
+        }
+        done
+    }
+
+    /// Takes what was captured for `checkpoint`.
+    pub fn take_captured(&mut self, checkpoint: CheckpointId, into: &mut Vec<CapturedChannel>) {
+        for (input, captured) in self.channels.iter().zip(&mut self.captured) {
+            if captured.checkpoint == checkpoint && captured.records > 0 {
+                let Captured { records, bytes, .. } = std::mem::take(captured);
+                into.push(CapturedChannel { edge: Arc::clone(&input.edge), producer: input.producer, records, bytes });
+            }
+        }
+    }
+}
+
+/// A few records that were prepared together and are processed next.
+pub struct Slice<'a, T> {
+    cursor: &'a mut crate::ring::Cursor<T>,
+    left: usize,
+}
+
+impl<T> Slice<'_, T> {
+    /// Moves the next record out.
+    #[inline(always)]
+    pub fn take(&mut self) -> Option<T> {
+        if self.left == 0 {
+            return None;
+        }
+        self.left -= 1;
+        self.cursor.take()
+    }
+}

@@ -1,0 +1,402 @@
+//! The task itself: drives a body, its gate and its parts of checkpoints, one bounded poll at a time.
+//!
+//! Always true:
+//! - a snapshot is one atomic step between two records: finish the record that is half done, announce on every
+//!   output, take the state of every operator, encode the outbox;
+//! - no record is processed while output waits for room;
+//! - the end of the stream is announced once everything has been sent.
+
+use super::body::Body;
+use super::inputs::Ran;
+use super::part::{ChainTables, Part, PartFiles};
+use super::{Budget, Progress, Task};
+use crate::barrier::Gate;
+use crate::clock::{Clock, Nanos};
+use crate::control::{CheckpointMode, Report, ReportSink, TaskCommand, TaskFailure, TaskId, Trigger};
+use crate::metrics::TaskMetrics;
+use crate::operator::{ChainSnapshot, Ending, Failure, Flow, FlushPolicy, Site};
+use crate::ring::Mark;
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::Duration;
+use thalweg_storage::snapshot::KeyedSnapshots;
+use thalweg_storage::{AttemptId, CheckpointId};
+
+/// In-flight records that one poll captures at most.
+const CAPTURE_RECORDS: usize = 4096;
+
+/// Background slices of a poll stop after this long.
+const BACKGROUND_NANOS: u64 = 50_000;
+
+/// Where a task is in its life.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Phase {
+    /// Reads and processes.
+    Running,
+    /// Input has ended; the operators close one after another.
+    Closing,
+    /// The operators are closed; what they emitted leaves.
+    Draining,
+    /// Everything is sent; a sink waits for its last commit.
+    Committing,
+    /// Nothing is left to do.
+    Finished,
+}
+
+/// What a task is made of.
+pub struct TaskParts<B> {
+    /// Names of the operators, for people.
+    pub name: String,
+    /// Uids of the chain, for failures that no operator is to blame for.
+    pub chain: Arc<str>,
+    /// The partition (subtask index).
+    pub partition: u32,
+    /// This task.
+    pub id: TaskId,
+    /// The execution attempt.
+    pub attempt: AttemptId,
+    /// Head and chain.
+    pub body: B,
+    /// Barrier logic over the body's channels.
+    pub gate: Gate,
+    /// Snapshots of the chain's keyed state.
+    pub keyed: KeyedSnapshots,
+    /// Where checkpoints write.
+    pub files: PartFiles,
+    /// Where reports go.
+    pub reports: Arc<dyn ReportSink>,
+    /// The engine's clock.
+    pub clock: Arc<dyn Clock>,
+    /// Counters.
+    pub metrics: Arc<TaskMetrics>,
+    /// A batch that is not full leaves after this long.
+    pub buffer_timeout: Duration,
+}
+
+/// A task over a body `B`.
+pub struct OperatorTask<B> {
+    parts: TaskParts<B>,
+    commands: VecDeque<TaskCommand>,
+    phase: Phase,
+    /// The last record is half done or its output waits.
+    blocked: bool,
+    /// Triggers known, until their checkpoint is acknowledged, declined or aborted.
+    triggers: Vec<Trigger>,
+    /// Alignment timers that have not run out: when, and which checkpoint.
+    timers: Vec<(Nanos, CheckpointId)>,
+    in_progress: VecDeque<Part>,
+    awaits_commit_reported: bool,
+}
+
+impl<B: Body> OperatorTask<B> {
+    /// A task that has not run yet.
+    pub fn new(parts: TaskParts<B>) -> Self {
+        OperatorTask {
+            parts,
+            commands: VecDeque::new(),
+            phase: Phase::Running,
+            blocked: false,
+            triggers: Vec::new(),
+            timers: Vec::new(),
+            in_progress: VecDeque::new(),
+            awaits_commit_reported: false,
+        }
+    }
+
+    fn obey(&mut self, command: TaskCommand, now: Nanos) -> Result<(), Failure> {
+        match command {
+            TaskCommand::Trigger(trigger) => {
+                self.triggers.push(trigger);
+                self.parts.gate.trigger(trigger.checkpoint, trigger.mode);
+                if let CheckpointMode::AlignedWithTimeout(timeout) = trigger.mode {
+                    let due = trigger.triggered_at.after(timeout);
+                    if due <= now {
+                        self.parts.gate.expire(trigger.checkpoint);
+                    } else {
+                        self.timers.push((due, trigger.checkpoint));
+                    }
+                }
+            }
+            TaskCommand::Abort(checkpoint) => {
+                self.parts.gate.abort(checkpoint);
+                self.forget(checkpoint);
+                if self.in_progress.iter().any(|part| part.trigger.checkpoint == checkpoint) {
+                    self.in_progress.retain(|part| part.trigger.checkpoint != checkpoint);
+                }
+                self.parts.keyed.aborted(checkpoint, &mut ChainTables::of(self.parts.body.stage()));
+                // An abort never touches prepared output: it waits for the next checkpoint that completes. The sink
+                // asks for that one again.
+                self.awaits_commit_reported = false;
+            }
+            TaskCommand::Complete(checkpoint) => {
+                self.parts.keyed.completed(checkpoint, &mut ChainTables::of(self.parts.body.stage()));
+                self.parts.body.checkpoint_complete(checkpoint);
+                self.parts.body.stage().checkpoint_complete(checkpoint)?;
+                self.awaits_commit_reported = false;
+            }
+            TaskCommand::CommitFinal => self.parts.body.stage().commit_final()?,
+        }
+        Ok(())
+    }
+
+    fn forget(&mut self, checkpoint: CheckpointId) {
+        self.triggers.retain(|t| t.checkpoint != checkpoint);
+        self.timers.retain(|(_, id)| *id != checkpoint);
+    }
+
+    fn expire_timers(&mut self, now: Nanos) {
+        let gate = &mut self.parts.gate;
+        self.timers.retain(|(due, checkpoint)| {
+            if *due <= now {
+                gate.expire(*checkpoint);
+            }
+            *due > now
+        });
+    }
+
+    /// Takes every snapshot that may be taken now. Returns whether one was.
+    fn snapshot_when_ready(&mut self, now: Nanos) -> Result<bool, Failure> {
+        let mut taken = false;
+        while let Some(ready) = self.parts.gate.ready() {
+            // The trigger reaches every task; it carries what the announcements of other tasks do not.
+            let Some(trigger) = self.triggers.iter().copied().find(|t| t.checkpoint == ready.checkpoint) else {
+                break;
+            };
+            let finished = matches!(self.phase, Phase::Committing | Phase::Finished);
+            if !finished && !self.can_announce() {
+                break;
+            }
+            self.snapshot(trigger, ready, finished, now)?;
+            taken = true;
+        }
+        Ok(taken)
+    }
+
+    /// The atomic step. No record, timer or callback comes in between.
+    fn snapshot(
+        &mut self,
+        trigger: Trigger,
+        ready: crate::barrier::Ready,
+        finished: bool,
+        now: Nanos,
+    ) -> Result<(), Failure> {
+        let checkpoint = ready.checkpoint;
+        let began = self.parts.clock.now();
+        let stage = self.parts.body.stage();
+        stage.finish_record()?;
+        self.blocked = stage.resume()? == Flow::Blocked;
+        if !finished {
+            let mark = Mark::Barrier { checkpoint, mode: ready.mode };
+            stage.outputs(&mut |output| output.announce(mark));
+        }
+        let mut chain = ChainSnapshot { checkpoint, ended: self.phase != Phase::Running, operators: Vec::new() };
+        self.parts.body.snapshot(&mut chain)?;
+        let mut outbox = Vec::new();
+        let stage = self.parts.body.stage();
+        stage.outputs(&mut |output| outbox.append(&mut output.unsent()));
+        let keyed = stage.table_count() > 0;
+        if keyed {
+            let path = Part::segment_path(&self.parts.files, checkpoint);
+            self.parts.keyed.begin(checkpoint, self.parts.attempt, path, &mut ChainTables::of(stage));
+        }
+        self.parts.gate.snapshotted(checkpoint);
+        self.parts.body.capture_current(&mut self.parts.gate);
+        self.timers.retain(|(_, id)| *id != checkpoint);
+        let sync_nanos = self.parts.clock.now().since(began).as_nanos() as u64;
+        self.in_progress.push_back(Part::new(
+            trigger,
+            now,
+            sync_nanos,
+            ready.unaligned(),
+            finished,
+            chain.operators,
+            outbox,
+            keyed,
+        ));
+        Ok(())
+    }
+
+    fn can_announce(&mut self) -> bool {
+        let mut can = true;
+        self.parts.body.stage().outputs(&mut |output| can &= output.can_announce());
+        can
+    }
+
+    /// Captures, serialises and writes for a while; acknowledges what is done. Returns whether there is more to do.
+    fn advance_checkpoints(&mut self, now: Nanos) -> Result<bool, Failure> {
+        if self.in_progress.is_empty() {
+            return Ok(false);
+        }
+        let TaskParts { gate, body, keyed, files, clock, reports, attempt, id, partition, .. } = &mut self.parts;
+        let began = clock.now();
+        let mut more = body.capture_slice(gate, CAPTURE_RECORDS) >= CAPTURE_RECORDS;
+        let mut index = 0;
+        while index < self.in_progress.len() {
+            let part = &mut self.in_progress[index];
+            let mut outcome = Ok(());
+            loop {
+                match part.advance(files, keyed, body.stage()) {
+                    Ok(false) => break,
+                    Ok(true) if clock.now().since(began).as_nanos() as u64 >= BACKGROUND_NANOS => {
+                        more = true;
+                        break;
+                    }
+                    Ok(true) => {}
+                    Err(error) => {
+                        outcome = Err(error);
+                        break;
+                    }
+                }
+            }
+            let checkpoint = part.trigger.checkpoint;
+            let outcome = match outcome {
+                Ok(()) => part.try_acknowledge(files, keyed, gate, body, *partition, now)?,
+                Err(error) => Err(error),
+            };
+            match outcome {
+                Ok(None) => {
+                    index += 1;
+                    continue;
+                }
+                Ok(Some(snapshot)) => {
+                    gate.acknowledged(checkpoint);
+                    reports.report(Report::Acknowledged(*attempt, *id, checkpoint, Box::new(snapshot)));
+                }
+                Err(error) => reports.report(Report::Declined(*attempt, *id, checkpoint, error)),
+            }
+            self.in_progress.remove(index);
+            self.triggers.retain(|t| t.checkpoint != checkpoint);
+        }
+        Ok(more)
+    }
+
+    /// Moves towards the end once all input has been processed. Returns whether something changed.
+    fn end(&mut self, ended: bool) -> Result<bool, Failure> {
+        let before = self.phase;
+        if self.phase == Phase::Running && ended && !self.blocked {
+            self.phase = Phase::Closing;
+        }
+        if self.phase == Phase::Closing && self.parts.body.stage().end_input()? == Flow::Continue {
+            self.phase = Phase::Draining;
+        }
+        if self.phase == Phase::Draining {
+            let mut drained = true;
+            let stage = self.parts.body.stage();
+            stage.outputs(&mut |output| drained &= output.is_drained());
+            if drained && self.can_announce() {
+                self.parts.body.stage().outputs(&mut |output| output.announce(Mark::EndOfStream));
+                self.parts.gate.finish();
+                self.phase = Phase::Committing;
+            }
+        }
+        if self.phase == Phase::Committing {
+            let (attempt, id) = (self.parts.attempt, self.parts.id);
+            match self.parts.body.stage().ending() {
+                Ending::Done => {
+                    self.phase = Phase::Finished;
+                    self.parts.reports.report(Report::Finished(attempt, id));
+                }
+                Ending::AwaitsCommit if !self.awaits_commit_reported => {
+                    self.awaits_commit_reported = true;
+                    self.parts.reports.report(Report::AwaitsCommit(attempt, id));
+                }
+                Ending::AwaitsCommit | Ending::Committing => {}
+            }
+        }
+        Ok(self.phase != before)
+    }
+
+    fn flush(&mut self, now: Nanos) -> Option<Nanos> {
+        let force = !matches!(self.phase, Phase::Running);
+        let policy = FlushPolicy { timeout: self.parts.buffer_timeout, force };
+        let mut wake_at = None;
+        self.parts.body.stage().outputs(&mut |output| wake_at = earliest(wake_at, output.flush(now, policy)));
+        wake_at
+    }
+
+    fn step(&mut self, now: Nanos, budget: Budget) -> Result<Progress, Failure> {
+        while let Some(command) = self.commands.pop_front() {
+            self.obey(command, now)?;
+        }
+        self.parts.body.stage().tick(now)?;
+        self.expire_timers(now);
+        self.parts.body.look(&mut self.parts.gate);
+        let mut busy = self.snapshot_when_ready(now)?;
+        if self.blocked {
+            self.blocked = self.parts.body.stage().resume()? == Flow::Blocked;
+            busy |= !self.blocked;
+        }
+        let mut wake_at = None;
+        let mut ended = false;
+        if !self.blocked && self.phase == Phase::Running {
+            let clock = &self.parts.clock;
+            let run = self.parts.body.run(&mut self.parts.gate, now, budget, &|| clock.now().0)?;
+            self.blocked = run.ran == Ran::Blocked;
+            busy |= run.ran == Ran::Busy;
+            wake_at = run.wake_at;
+            ended = run.ended;
+            // What has just been consumed may have been all that a barrier waited for.
+            busy |= self.snapshot_when_ready(now)?;
+        }
+        let ended = ended || self.parts.gate.all_ended();
+        busy |= self.end(ended)?;
+        wake_at = earliest(wake_at, self.flush(now));
+        busy |= self.end(ended)?;
+        busy |= self.advance_checkpoints(now)?;
+        self.count();
+        if busy {
+            return Ok(Progress::Busy);
+        }
+        let timers = self.timers.iter().map(|(due, _)| *due).min();
+        let wake_at = earliest(earliest(wake_at, timers), self.parts.body.stage().wake_at());
+        Ok(match self.phase {
+            Phase::Finished if self.in_progress.is_empty() => Progress::Finished,
+            _ if self.blocked => Progress::Blocked { wake_at },
+            _ => Progress::Idle { wake_at },
+        })
+    }
+
+    fn count(&mut self) {
+        let metrics = &self.parts.metrics;
+        let mut records_out = 0;
+        let mut stage_outputs = |output: &mut dyn crate::operator::OutputPort| records_out += output.records();
+        self.parts.body.stage().outputs(&mut stage_outputs);
+        metrics.update(self.parts.body.records_in(), records_out, self.parts.body.records_skipped());
+        metrics.update_read(self.parts.body.read_progress());
+    }
+}
+
+fn earliest(a: Option<Nanos>, b: Option<Nanos>) -> Option<Nanos> {
+    match (a, b) {
+        (Some(a), Some(b)) => Some(a.min(b)),
+        (a, b) => a.or(b),
+    }
+}
+
+impl<B: Body> Task for OperatorTask<B> {
+    fn name(&self) -> &str {
+        &self.parts.name
+    }
+
+    fn partition(&self) -> u32 {
+        self.parts.partition
+    }
+
+    fn command(&mut self, command: TaskCommand) {
+        self.commands.push_back(command);
+    }
+
+    fn poll(&mut self, now: Nanos, budget: Budget) -> Result<Progress, TaskFailure> {
+        self.step(now, budget).map_err(|failure| *failure)
+    }
+
+    fn failure_of_panic(&self, message: String) -> TaskFailure {
+        let operator = Site::take_blamed().unwrap_or_else(|| Arc::clone(&self.parts.chain));
+        TaskFailure {
+            operator: operator.to_string(),
+            partition: self.parts.partition,
+            message: format!("panicked: {message}"),
+            fatal: false,
+        }
+    }
+}

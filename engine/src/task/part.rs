@@ -1,0 +1,298 @@
+//! One task's part of one checkpoint, from its snapshot to its acknowledgement.
+//!
+//! Always true: a part is acknowledged only when its in-flight data are all captured, its keyed state is serialised,
+//! and every byte of it that lies in a file is durable.
+
+use super::body::Body;
+use super::file::BackgroundFile;
+use crate::barrier::Gate;
+use crate::clock::Nanos;
+use crate::control::{SnapshotStats, TaskSnapshot, Trigger};
+use crate::operator::{Failure, OperatorSnapshot, Outbox, StageControl};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use thalweg_storage::io::DiskHandle;
+use thalweg_storage::manifest::{ChannelOrigin, ChannelState, Payload, SubtaskState};
+use thalweg_storage::snapshot::{KeyedSnapshots, Step, Tables};
+use thalweg_storage::table::StateTable;
+use thalweg_storage::{AttemptId, CheckpointId};
+
+/// In-flight data up to this size are stored in the manifest (Flink's `state.storage.fs.memory-threshold`).
+const INLINE_BYTES_MAX: usize = 20 * 1024;
+
+/// Rows of keyed state that one slice visits: about 50 µs of work.
+const SLICE_ROWS: usize = 2048;
+
+/// Where a task's files lie and how they are named.
+pub struct PartFiles {
+    /// The disk.
+    pub disk: DiskHandle,
+    /// The job's checkpoint directory; `None` when the job has no checkpoints.
+    pub job_dir: Option<PathBuf>,
+    /// Names this task in file names: vertex and partition.
+    pub task: String,
+    /// The execution attempt.
+    pub attempt: AttemptId,
+}
+
+/// A part that is not acknowledged yet.
+pub struct Part {
+    pub(super) trigger: Trigger,
+    taken_at: Nanos,
+    unaligned: bool,
+    sync_nanos: u64,
+    finished: bool,
+    operators: Vec<OperatorSnapshot>,
+    outbox: Outbox,
+    keyed: bool,
+    segment: Option<BackgroundFile>,
+    serialised: bool,
+    segment_bytes: u64,
+    channels: Option<Channels>,
+    external: bool,
+}
+
+/// In-flight data on their way into the checkpoint.
+struct Channels {
+    states: Vec<ChannelState>,
+    file: Option<BackgroundFile>,
+    records: u64,
+}
+
+/// Shows a chain's tables to the storage crate.
+pub(super) struct ChainTables<'a>(pub &'a mut dyn StageControl, pub usize);
+
+impl<'a> ChainTables<'a> {
+    pub(super) fn of(stage: &'a mut dyn StageControl) -> Self {
+        let count = stage.table_count();
+        ChainTables(stage, count)
+    }
+}
+
+impl Tables for ChainTables<'_> {
+    fn count(&self) -> usize {
+        self.1
+    }
+    fn table(&mut self, index: usize) -> &mut dyn StateTable {
+        self.0.table(index).expect("the storage crate asks for tables below their count")
+    }
+}
+
+impl Part {
+    /// A part whose synchronous step has just been taken.
+    pub(super) fn new(
+        trigger: Trigger,
+        taken_at: Nanos,
+        sync_nanos: u64,
+        unaligned: bool,
+        finished: bool,
+        operators: Vec<OperatorSnapshot>,
+        outbox: Outbox,
+        keyed: bool,
+    ) -> Self {
+        Part {
+            trigger,
+            taken_at,
+            unaligned,
+            sync_nanos,
+            finished,
+            operators,
+            outbox,
+            keyed,
+            segment: None,
+            serialised: !keyed,
+            segment_bytes: 0,
+            channels: None,
+            external: false,
+        }
+    }
+
+    /// Path of the segment that a part writes, below the job's directory.
+    pub(super) fn segment_path(files: &PartFiles, checkpoint: CheckpointId) -> String {
+        format!("shared/seg-a{}-c{checkpoint}-{}", files.attempt, files.task)
+    }
+
+    /// Does a bounded slice of background work. Returns true when there is more to do at once.
+    ///
+    /// # Errors
+    /// The part's files could not be written: the checkpoint fails, the task goes on.
+    pub(super) fn advance(
+        &mut self,
+        files: &PartFiles,
+        keyed: &mut KeyedSnapshots,
+        stage: &mut dyn StageControl,
+    ) -> Result<bool, String> {
+        let checkpoint = self.trigger.checkpoint;
+        let mut more = false;
+        let behind = self.segment.as_ref().is_some_and(|segment| segment.is_behind());
+        if !self.serialised && !behind {
+            match keyed.advance(checkpoint, &mut ChainTables::of(stage), SLICE_ROWS) {
+                Step::More => more = true,
+                Step::Bytes(chunk) => {
+                    more = true;
+                    self.segment_bytes += chunk.len() as u64;
+                    let path = Self::segment_path(files, checkpoint);
+                    let segment = match &mut self.segment {
+                        Some(segment) => segment,
+                        None => self.segment.insert(BackgroundFile::create(&files.disk, absolute(files, &path)?)),
+                    };
+                    segment.append(chunk);
+                }
+                Step::Done => {
+                    self.serialised = true;
+                    if let Some(segment) = &mut self.segment {
+                        segment.complete();
+                    }
+                }
+            }
+        }
+        if let Some(segment) = &mut self.segment {
+            segment.poll().map_err(|e| {
+                format!("writing segment {} failed: {e}", Self::segment_path(files, checkpoint))
+            })?;
+        }
+        if let Some(Channels { file: Some(file), .. }) = &mut self.channels {
+            file.poll().map_err(|e| format!("writing in-flight data of checkpoint {checkpoint} failed: {e}"))?;
+        }
+        Ok(more)
+    }
+
+    /// Once every capture is closed: collects the in-flight data, inline or into a file.
+    fn collect_channels(&mut self, files: &PartFiles, body: &mut dyn Body, partition: u32) -> Result<(), String> {
+        let checkpoint = self.trigger.checkpoint;
+        let mut raw: Vec<(ChannelState, Vec<u8>)> = Vec::new();
+        let state = |edge: &Arc<str>, producer, consumer, origin, records| ChannelState {
+            edge: edge.to_string(),
+            producer,
+            consumer,
+            origin,
+            records,
+            data: Payload::Inline(Vec::new()),
+        };
+        for channel in body.take_captured(checkpoint) {
+            let origin = ChannelOrigin::Consumer;
+            raw.push((state(&channel.edge, channel.producer, partition, origin, channel.records), channel.bytes));
+        }
+        for channel in std::mem::take(&mut self.outbox) {
+            let origin = ChannelOrigin::Producer;
+            raw.push((state(&channel.edge, partition, channel.consumer, origin, channel.records), channel.bytes));
+        }
+        let records = raw.iter().map(|(state, _)| state.records).sum();
+        let bytes: usize = raw.iter().map(|(_, bytes)| bytes.len()).sum();
+        let mut file = None;
+        if bytes <= INLINE_BYTES_MAX {
+            for (state, bytes) in &mut raw {
+                state.data = Payload::Inline(std::mem::take(bytes));
+            }
+        } else {
+            let path = format!("chk-{checkpoint}/channel-a{}-{}", files.attempt, files.task);
+            let mut writer = BackgroundFile::create(&files.disk, absolute(files, &path)?);
+            let mut offset = 0;
+            for (state, data) in &mut raw {
+                let crc32 = thalweg_storage::checkpoint::payload_crc32(data);
+                let length = data.len() as u64;
+                let path = path.clone();
+                state.data = Payload::File { path, offset, bytes: length, crc32, file_bytes: bytes as u64 };
+                offset += length;
+                writer.append(std::mem::take(data));
+            }
+            writer.complete();
+            file = Some(writer);
+        }
+        let states = raw.into_iter().map(|(state, _)| state).collect();
+        self.channels = Some(Channels { states, file, records });
+        Ok(())
+    }
+
+    /// The acknowledgement, once everything is captured, serialised and durable.
+    ///
+    /// # Errors
+    /// Outer: the task fails. Inner: the checkpoint fails.
+    pub(super) fn try_acknowledge(
+        &mut self,
+        files: &PartFiles,
+        keyed: &KeyedSnapshots,
+        gate: &Gate,
+        body: &mut dyn Body,
+        partition: u32,
+        now: Nanos,
+    ) -> Result<Result<Option<TaskSnapshot>, String>, Failure> {
+        let checkpoint = self.trigger.checkpoint;
+        if !gate.complete(checkpoint) {
+            return Ok(Ok(None));
+        }
+        if self.channels.is_none()
+            && let Err(error) = self.collect_channels(files, body, partition)
+        {
+            return Ok(Err(error));
+        }
+        if !self.external {
+            self.external = body.stage().snapshot_durable(checkpoint)?;
+        }
+        let mut durable = self.external && self.serialised;
+        let channels = self.channels.as_mut().expect("collected above");
+        for file in [&mut self.segment, &mut channels.file].into_iter().flatten() {
+            match file.poll() {
+                Ok(done) => durable &= done,
+                Err(error) => return Ok(Err(format!("writing checkpoint {checkpoint} failed: {error}"))),
+            }
+        }
+        if !durable {
+            return Ok(Ok(None));
+        }
+        let inline: usize =
+            self.operators.iter().flat_map(|o| &o.operator_state).map(|blob| blob.bytes.len()).sum();
+        let stats = SnapshotStats {
+            start_delay_ns: self.taken_at.since(self.trigger.triggered_at).as_nanos() as u64,
+            sync_ns: self.sync_nanos,
+            async_ns: now.since(self.taken_at).as_nanos() as u64,
+            state_bytes: self.segment_bytes + inline as u64,
+            in_flight_records: channels.records,
+            unaligned: self.unaligned,
+        };
+        let finished = self.finished;
+        let operators = std::mem::take(&mut self.operators)
+            .into_iter()
+            .map(|operator| {
+                let segments = if operator.keyed.is_empty() { Vec::new() } else { keyed.segments(checkpoint) };
+                let state = SubtaskState {
+                    index: partition,
+                    finished,
+                    operator_state: operator.operator_state,
+                    segments,
+                    committables: operator.committables,
+                };
+                (operator.uid, operator.keyed, state)
+            })
+            .collect();
+        let channels = std::mem::take(&mut channels.states);
+        Ok(Ok(Some(TaskSnapshot { operators, channels, stats })))
+    }
+
+    /// True when the part has keyed state.
+    pub(super) fn has_keyed(&self) -> bool {
+        self.keyed
+    }
+}
+
+fn absolute(files: &PartFiles, path: &str) -> Result<PathBuf, String> {
+    let dir: &Path = files.job_dir.as_deref().ok_or("the job has no checkpoint directory")?;
+    Ok(dir.join(path))
+}
+
+/// Loads the keyed state of a task that is being made. Waits for the disk.
+///
+/// # Errors
+/// The state is damaged, missing or of another type.
+pub fn restore_keyed(
+    keyed: &mut KeyedSnapshots,
+    files: &PartFiles,
+    segments: &[thalweg_storage::manifest::SegmentRef],
+    metas: &[thalweg_storage::manifest::KeyedStateMeta],
+    stage: &mut dyn StageControl,
+) -> Result<(), String> {
+    let dir = files.job_dir.as_deref().ok_or("the job has no checkpoint directory")?;
+    keyed
+        .restore(&files.disk, dir, segments, metas, &mut ChainTables::of(stage))
+        .map_err(|error| error.to_string())
+}
