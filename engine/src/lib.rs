@@ -1,4 +1,7 @@
 //! Thalweg: an embeddable, single-node stream engine with exactly-once checkpoints.
+
+#![cfg_attr(not(test), warn(clippy::disallowed_methods))]
+
 pub mod clock;
 pub mod connector;
 pub mod control;
