@@ -147,19 +147,10 @@ fn start_worker(
 
 /// Emits the numbers that are `me` modulo the workers, by key, until told to stop.
 async fn produce(me: usize, keys: u64, mut outlets: Vec<Outlet>, shared: Arc<Shared>) {
-    let workers = outlets.len();
     let mut open: Vec<Batch> = outlets.iter().map(|_| Vec::with_capacity(BATCH_RECORDS)).collect();
     let mut number = me as u64;
     while !shared.stop.load(Ordering::Relaxed) {
-        let filled = loop {
-            let key = key_of(number, keys);
-            number += workers as u64;
-            let to = worker_of(key, workers);
-            open[to].push(key);
-            if open[to].len() == BATCH_RECORDS {
-                break to;
-            }
-        };
+        let filled = fill(&mut open, &mut number, keys);
         let Outlet { full, empty } = &mut outlets[filled];
         let fresh = loop {
             // The source alone pushes, so a slot that is free stays free until the push below.
@@ -189,12 +180,7 @@ async fn count(me: usize, mut table: Table, mut inlets: Vec<Inlet>, shared: Arc<
         for Inlet { full, empty } in &mut inlets {
             let Ok(mut batch) = full.pop() else { continue };
             progress = true;
-            for &key in &batch {
-                table.prefetch(mix(key));
-            }
-            for &key in &batch {
-                sum = sum.wrapping_add(table.increment(mix(key), key));
-            }
+            sum = sum.wrapping_add(count_batch(&mut table, &batch));
             counted += batch.len() as u64;
             batch.clear();
             // The ring holds every batch of the channel; only a source that has stopped could be gone.
@@ -208,6 +194,33 @@ async fn count(me: usize, mut table: Table, mut inlets: Vec<Inlet>, shared: Arc<
         }
     }
     sum
+}
+
+/// Scatters numbers over the open batches until one is full; returns which. Not part of the future, so that its variables live in
+/// registers instead of the future's memory.
+#[inline(never)]
+fn fill(open: &mut [Batch], number: &mut u64, keys: u64) -> usize {
+    let workers = open.len();
+    let mut next = *number;
+    loop {
+        let key = key_of(next, keys);
+        next += workers as u64;
+        let to = worker_of(key, workers);
+        open[to].push(key);
+        if open[to].len() == BATCH_RECORDS {
+            *number = next;
+            return to;
+        }
+    }
+}
+
+/// Counts the keys of one batch; returns the sum of the counts. Not part of the future, for the same reason as [`fill`].
+#[inline(never)]
+fn count_batch(table: &mut Table, batch: &[u64]) -> u64 {
+    for &key in batch {
+        table.prefetch(mix(key));
+    }
+    batch.iter().fold(0, |sum: u64, &key| sum.wrapping_add(table.increment(mix(key), key)))
 }
 
 /// The worker that counts a key: by the upper half of its hash, because the table indexes by the lower one.
