@@ -1,2 +1,83 @@
-//! Benchmarks.
-fn main() {}
+//! `thalweg-bench <scenario>`: the engine's speed, measured as a ratio to a loop written by hand for the same job.
+//!
+//! Each scenario is one file that owns its options, its engine side and its rows. Absolute figures drift from machine to machine and
+//! from hour to hour; so every run of the engine has a run of the hand-written loop beside it, and the ratio of the two is what counts.
+
+mod handwritten;
+mod keyed_count;
+mod report;
+mod workload;
+
+use clap::{Parser, Subcommand};
+use std::process::ExitCode;
+use std::time::Duration;
+
+/// What a benchmark may fail with: it prints the message and ends.
+type Result<T> = std::result::Result<T, Box<dyn std::error::Error + Send + Sync>>;
+
+/// Benchmarks of the Thalweg stream engine. Rows go to standard output and to target/bench, as JSON lines.
+#[derive(Parser)]
+#[command(name = "thalweg-bench")]
+struct Arguments {
+    #[command(subcommand)]
+    scenario: Scenario,
+}
+
+#[derive(Subcommand)]
+enum Scenario {
+    /// Counts numbers by key over an all-to-all exchange.
+    KeyedCount(keyed_count::Options),
+}
+
+fn main() -> ExitCode {
+    let outcome = match Arguments::parse().scenario {
+        Scenario::KeyedCount(options) => keyed_count::run(&options),
+    };
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("thalweg-bench: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Reads a duration as people write it: `250ms`, `1s`, `1.5 s`, `3min`.
+fn parse_duration(text: &str) -> std::result::Result<Duration, String> {
+    let digits = text.find(|c: char| !(c.is_ascii_digit() || c == '.')).unwrap_or(text.len());
+    let (number, unit) = (&text[..digits], text[digits..].trim());
+    let seconds_per_unit = match unit {
+        "us" | "µs" => 1e-6,
+        "ms" => 1e-3,
+        "s" => 1.0,
+        "min" => 60.0,
+        _ => {
+            return Err(format!(
+                "`{text}` is no duration: write a number and us, ms, s or min, such as 500ms"
+            ));
+        }
+    };
+    let number: f64 = number.parse().map_err(|_| format!("`{text}` does not begin with a number"))?;
+    Duration::try_from_secs_f64(number * seconds_per_unit).map_err(|error| format!("`{text}`: {error}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Arguments::command().debug_assert();
+    }
+
+    #[test]
+    fn durations_read_as_people_write_them() {
+        assert_eq!(parse_duration("250ms"), Ok(Duration::from_millis(250)));
+        assert_eq!(parse_duration("1.5 s"), Ok(Duration::from_millis(1500)));
+        assert_eq!(parse_duration("3min"), Ok(Duration::from_secs(180)));
+        for wrong in ["", "5", "ms", "5 hours", "1.2.3s", "-1s"] {
+            assert!(parse_duration(wrong).is_err(), "accepted {wrong:?}");
+        }
+    }
+}

@@ -6,6 +6,8 @@
 //! key lives), [`table`] (state in memory), [`segment`] (state on disk), [`manifest`] and [`checkpoint`] (what
 //! makes a checkpoint complete).
 
+#![cfg_attr(not(test), warn(clippy::disallowed_methods))]
+
 pub mod ids;
 pub mod error;
 pub mod io;

@@ -1,0 +1,160 @@
+//! What every benchmark reports: the machine, medians with their spread, rows as JSON lines.
+//!
+//! A row goes to standard output and to the end of `target/bench/<scenario>.jsonl`; each run of the program first writes a row that
+//! describes the machine, which holds for the rows below it.
+
+use crate::Result;
+use serde::Serialize;
+use std::fs::File;
+use std::io::Write;
+use std::path::PathBuf;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+/// Where a benchmark ran.
+#[derive(Clone, Debug, Serialize)]
+pub struct Machine {
+    /// The processor's name for itself.
+    pub cpu: String,
+    /// Cores that this process may use.
+    pub cores: usize,
+    /// Name and release of the kernel.
+    pub kernel: String,
+    /// Memory of the machine.
+    pub memory_bytes: u64,
+}
+
+impl Machine {
+    /// Describes this machine.
+    ///
+    /// # Errors
+    /// The kernel did not say which cores this process may use.
+    pub fn describe() -> Result<Machine> {
+        let uname = rustix::system::uname();
+        let memory = rustix::system::sysinfo();
+        let cpuinfo = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+        Ok(Machine {
+            cpu: cpu_model(&cpuinfo).unwrap_or_else(|| uname.machine().to_string_lossy().into_owned()),
+            cores: allowed_cores()?.len(),
+            kernel: format!("{} {}", uname.sysname().to_string_lossy(), uname.release().to_string_lossy()),
+            memory_bytes: memory.totalram as u64 * u64::from(memory.mem_unit),
+        })
+    }
+}
+
+/// Numbers of the cores that this process may use, rising.
+///
+/// # Errors
+/// The kernel did not say.
+pub fn allowed_cores() -> Result<Vec<usize>> {
+    let set = rustix::thread::sched_getaffinity(None)
+        .map_err(|error| format!("cannot ask which cores this process may use: {error}"))?;
+    Ok((0..rustix::thread::CpuSet::MAX_CPU).filter(|&core| set.is_set(core)).collect())
+}
+
+/// The model name in the text of `/proc/cpuinfo`; other architectures than x86 have none there.
+fn cpu_model(cpuinfo: &str) -> Option<String> {
+    let line = cpuinfo.lines().find(|line| line.starts_with("model name"))?;
+    Some(line.split_once(':')?.1.trim().to_owned())
+}
+
+/// Several runs of one measurement.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Summary {
+    /// The median.
+    pub median: f64,
+    /// `(max - min) / median`: zero for one run.
+    pub spread: f64,
+}
+
+/// Sums up runs; nothing if there were none.
+pub fn summarise(values: &[f64]) -> Option<Summary> {
+    let mut sorted = values.to_vec();
+    sorted.sort_by(f64::total_cmp);
+    let (&min, &max) = (sorted.first()?, sorted.last()?);
+    let median = (sorted[(sorted.len() - 1) / 2] + sorted[sorted.len() / 2]) / 2.0;
+    Some(Summary { median, spread: (max - min) / median })
+}
+
+/// The rows of one scenario.
+pub struct Report {
+    file: File,
+}
+
+impl Report {
+    /// Opens the scenario's file, after the rows that are there already, and writes the machine's row.
+    ///
+    /// # Errors
+    /// The file could not be opened or written.
+    pub fn open(scenario: &str) -> Result<Report> {
+        let folder = target_folder().join("bench");
+        let path = folder.join(format!("{scenario}.jsonl"));
+        let open = || {
+            std::fs::create_dir_all(&folder)?;
+            File::options().create(true).append(true).open(&path)
+        };
+        let file = open().map_err(|error| format!("cannot open {}: {error}", path.display()))?;
+        let mut report = Report { file };
+        report.row(&MachineRow { machine: Machine::describe()?, unix_s: unix_s() })?;
+        Ok(report)
+    }
+
+    /// Writes one row.
+    ///
+    /// # Errors
+    /// Standard output or the file could not be written.
+    pub fn row(&mut self, row: &impl Serialize) -> Result<()> {
+        let mut line = serde_json::to_string(row)?;
+        line.push('\n');
+        std::io::stdout().write_all(line.as_bytes())?;
+        self.file.write_all(line.as_bytes())?;
+        Ok(())
+    }
+}
+
+#[derive(Serialize)]
+struct MachineRow {
+    machine: Machine,
+    unix_s: u64,
+}
+
+fn unix_s() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |age| age.as_secs())
+}
+
+/// Cargo's target folder: the one that the environment names, else the workspace's.
+fn target_folder() -> PathBuf {
+    std::env::var_os("CARGO_TARGET_DIR")
+        .map_or_else(|| PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/../target")), PathBuf::from)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_median_of_an_even_number_of_runs_lies_between_the_middle_two() {
+        assert_eq!(summarise(&[4.0, 1.0, 3.0, 2.0]), Some(Summary { median: 2.5, spread: 1.2 }));
+    }
+
+    #[test]
+    fn one_run_has_no_spread_and_no_run_has_no_summary() {
+        assert_eq!(summarise(&[7.0]), Some(Summary { median: 7.0, spread: 0.0 }));
+        assert_eq!(summarise(&[]), None);
+    }
+
+    #[test]
+    fn the_processor_is_named_as_the_kernel_names_it() {
+        let text = "processor\t: 0\nmodel\t\t: 85\nmodel name\t: Some CPU @ 2.00GHz\nprocessor\t: 1\n";
+        assert_eq!(cpu_model(text).as_deref(), Some("Some CPU @ 2.00GHz"));
+        assert_eq!(cpu_model("processor\t: 0\n"), None);
+    }
+
+    #[test]
+    fn this_machine_has_a_core_and_memory() {
+        let machine = Machine::describe().expect("a description");
+        assert!(
+            machine.cores >= 1 && machine.memory_bytes > 1 << 20 && !machine.cpu.is_empty(),
+            "{machine:?}"
+        );
+    }
+}

@@ -1,0 +1,184 @@
+//! The steps of CI: which commands, in which order, with which flags.
+//!
+//! Always true:
+//! - every step that compiles uses the same features and flags, so that each reuses what the earlier ones built;
+//!   only the loom models, which need `--cfg loom` everywhere, have a target folder of their own;
+//! - children inherit the standard streams: what the test runner prints is what CI shows.
+
+use std::ffi::OsString;
+use std::path::Path;
+use std::process::Command;
+use std::time::Instant;
+
+/// One step of CI.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum Step {
+    /// Formatting is rustfmt's.
+    Fmt,
+    /// Clippy has nothing to say.
+    Clippy,
+    /// Unit tests, integration tests and examples.
+    Test,
+    /// Examples in the documentation.
+    Doctest,
+    /// The documentation builds without warnings.
+    Doc,
+    /// The rules of `cargo xtask tidy`.
+    Tidy,
+    /// The loom models of the lock-free parts.
+    Loom,
+}
+
+/// All steps, cheapest refusal first.
+const ORDER: [Step; 7] =
+    [Step::Fmt, Step::Clippy, Step::Test, Step::Doctest, Step::Doc, Step::Tidy, Step::Loom];
+
+/// Packages whose `tests/loom_*.rs` are loom models: (package, folder).
+const LOOM_PACKAGES: [(&str, &str); 2] = [("thalweg", "engine"), ("thalweg-storage", "storage")];
+
+impl Step {
+    fn name(self) -> &'static str {
+        match self {
+            Step::Fmt => "fmt",
+            Step::Clippy => "clippy",
+            Step::Test => "test",
+            Step::Doctest => "doctest",
+            Step::Doc => "doc",
+            Step::Tidy => "tidy",
+            Step::Loom => "loom",
+        }
+    }
+}
+
+/// Runs every step until one fails.
+///
+/// # Errors
+/// Names the step that failed and the command that made it fail.
+pub fn run_all(root: &Path) -> Result<(), String> {
+    let start = Instant::now();
+    for step in ORDER {
+        run_step(root, step)?;
+    }
+    println!("\nxtask: all {} steps passed in {:.1} s", ORDER.len(), start.elapsed().as_secs_f64());
+    Ok(())
+}
+
+/// Runs one step.
+///
+/// # Errors
+/// Names the step and the command that made it fail.
+pub fn run_step(root: &Path, step: Step) -> Result<(), String> {
+    println!("\n==== {} ====", step.name());
+    let start = Instant::now();
+    let outcome = match step {
+        Step::Fmt => cargo(root, "fmt --all --check", &[]),
+        Step::Clippy => cargo(root, "clippy --workspace --all-targets --all-features -- -D warnings", &[]),
+        // Spelled out, because `--all-targets` would also run the benches and no selection at all the doc tests.
+        Step::Test => cargo(root, "test --workspace --all-features --lib --bins --tests --examples", &[]),
+        Step::Doctest => cargo(root, "test --workspace --all-features --doc", &[]),
+        Step::Doc => {
+            cargo(root, "doc --workspace --all-features --no-deps", &[("RUSTDOCFLAGS", "-D warnings".into())])
+        }
+        Step::Tidy => crate::tidy::run(root),
+        Step::Loom => loom(root),
+    };
+    let seconds = start.elapsed().as_secs_f64();
+    match outcome {
+        Ok(()) => {
+            println!("==== {}: passed in {seconds:.1} s ====", step.name());
+            Ok(())
+        }
+        Err(cause) => Err(format!("step {} FAILED after {seconds:.1} s: {cause}", step.name())),
+    }
+}
+
+/// Runs the loom models of every package that has some.
+fn loom(root: &Path) -> Result<(), String> {
+    let mut flags = std::env::var_os("RUSTFLAGS").unwrap_or_default();
+    flags.push(" --cfg loom");
+    let target: OsString = root.join("target").join("loom").into();
+    for (package, folder) in LOOM_PACKAGES {
+        let models = loom_models(&root.join(folder).join("tests"))?;
+        if models.is_empty() {
+            println!("{package}: no loom models");
+            continue;
+        }
+        let selection: String = models.iter().map(|model| format!(" --test {model}")).collect();
+        cargo(
+            root,
+            &format!("test --package {package} --all-features{selection}"),
+            &[("RUSTFLAGS", flags.clone()), ("CARGO_TARGET_DIR", target.clone())],
+        )?;
+    }
+    Ok(())
+}
+
+/// Names of the `loom_*.rs` files of a folder, sorted; none if there is no such folder.
+fn loom_models(folder: &Path) -> Result<Vec<String>, String> {
+    let entries = match std::fs::read_dir(folder) {
+        Ok(entries) => entries,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(error) => return Err(format!("cannot list {}: {error}", folder.display())),
+    };
+    let mut models = Vec::new();
+    for entry in entries {
+        let name = entry.map_err(|error| format!("cannot list {}: {error}", folder.display()))?.file_name();
+        if let Some(stem) = name.to_string_lossy().strip_suffix(".rs")
+            && stem.starts_with("loom_")
+        {
+            models.push(stem.to_owned());
+        }
+    }
+    models.sort();
+    Ok(models)
+}
+
+/// Runs cargo with arguments that hold no spaces of their own.
+fn cargo(root: &Path, arguments: &str, environment: &[(&str, OsString)]) -> Result<(), String> {
+    let shown: String = environment
+        .iter()
+        .map(|(name, value)| format!("{name}=\"{}\" ", value.to_string_lossy().trim()))
+        .collect();
+    println!("{shown}cargo {arguments}");
+    let status = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()))
+        .args(arguments.split_whitespace())
+        .envs(environment.iter().map(|(name, value)| (name, value)))
+        .current_dir(root)
+        .status()
+        .map_err(|error| format!("cannot run cargo: {error}"))?;
+    if status.success() { Ok(()) } else { Err(format!("`{shown}cargo {arguments}` ended with {status}")) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::ValueEnum;
+
+    #[test]
+    fn every_step_is_part_of_the_whole_run() {
+        assert_eq!(ORDER.as_slice(), Step::value_variants());
+    }
+
+    #[test]
+    fn names_on_the_command_line_are_the_names_in_the_headings() {
+        for step in ORDER {
+            let value = step.to_possible_value().expect("no step is hidden");
+            assert_eq!(value.get_name(), step.name());
+        }
+    }
+
+    #[test]
+    fn loom_models_are_the_loom_files_alone_in_order() {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        for name in ["loom_ring.rs", "loom_doorbell.rs", "recovery.rs", "loom_notes.md"] {
+            std::fs::write(folder.path().join(name), "").expect("a file in it");
+        }
+        assert_eq!(loom_models(folder.path()), Ok(vec!["loom_doorbell".into(), "loom_ring".into()]));
+    }
+
+    #[test]
+    fn a_package_without_integration_tests_has_no_loom_models() {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        assert_eq!(loom_models(&folder.path().join("tests")), Ok(Vec::new()));
+    }
+}
