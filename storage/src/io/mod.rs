@@ -9,8 +9,11 @@
 //!   removed name not before a [`Request::SyncDir`] of its directory;
 //! - a file whose sync failed is poisoned: each later request on it but `Close` fails.
 
-mod std_disk;
 mod ticket;
+mod blocking;
+mod rules;
+mod local;
+mod std_disk;
 #[cfg(target_os = "linux")]
 mod uring;
 #[cfg(any(test, feature = "testing"))]
@@ -19,7 +22,7 @@ mod sim;
 pub use std_disk::StdDisk;
 pub use ticket::{Notify, Ticket};
 #[cfg(target_os = "linux")]
-pub use uring::UringDisk;
+pub use uring::{UringDisk, UringUnavailable};
 #[cfg(any(test, feature = "testing"))]
 pub use sim::SimDisk;
 
