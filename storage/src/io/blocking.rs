@@ -63,21 +63,25 @@ impl DiskHandle {
 
     /// Creates the directory `path` and each missing directory above it, durably: after each, its parent is synced.
     ///
-    /// Fine where `path` exists. Its name is then synced once more, since the process that created it may have died
-    /// before doing so, and a power loss would take everything below with it.
+    /// Fine where `path` exists. The name of the lowest directory that exists already is synced once more, since the
+    /// process that created it may have died before doing so, and a power loss would take everything below with it.
+    /// Where the parent is known to be durable, [`DiskHandle::create_dir`] and [`DiskHandle::sync_dir`] are quicker.
     ///
     /// # Errors
     /// `NotADirectory` where something else has that name; otherwise those of creating and syncing.
     pub fn create_dir_all(&self, path: impl AsRef<Path>) -> io::Result<()> {
         let path = path.as_ref();
+        let parent = parent_of(path);
         match self.create_dir(path).wait() {
-            Ok(()) => self.sync_dir(parent_of(path)).wait(),
-            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => self.resync_dir(path),
-            Err(error) if error.kind() == io::ErrorKind::NotFound && parent_of(path) != path => {
-                self.create_dir_all(parent_of(path))?;
+            Ok(()) => self.sync_dir_and_its_name(parent),
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => self.sync_dir_and_its_name(path),
+            Err(error) if error.kind() == io::ErrorKind::NotFound && parent != path => {
+                self.create_dir_all(parent)?;
                 match self.create_dir(path).wait() {
-                    Ok(()) => self.sync_dir(parent_of(path)).wait(),
-                    Err(error) if error.kind() == io::ErrorKind::AlreadyExists => self.resync_dir(path),
+                    Ok(()) => self.sync_dir(parent).wait(),
+                    Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+                        self.sync_dir_and_its_name(path)
+                    }
                     Err(error) => Err(error),
                 }
             }
@@ -85,9 +89,8 @@ impl DiskHandle {
         }
     }
 
-    /// Makes a directory durable that somebody else created.
-    fn resync_dir(&self, path: &Path) -> io::Result<()> {
-        // Fails with NotADirectory on a file.
+    /// Makes the entries of a directory durable and, since somebody else may have created it, its own name too.
+    fn sync_dir_and_its_name(&self, path: &Path) -> io::Result<()> {
         self.sync_dir(path).wait()?;
         match self.sync_dir(parent_of(path)).wait() {
             // Nobody creates directories where they may not read, so whoever set this one up was not this engine.

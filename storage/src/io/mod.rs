@@ -18,13 +18,15 @@ mod std_disk;
 mod uring;
 #[cfg(any(test, feature = "testing"))]
 mod sim;
+#[cfg(test)]
+mod tests;
 
 pub use std_disk::StdDisk;
 pub use ticket::{Notify, Ticket};
 #[cfg(target_os = "linux")]
 pub use uring::{UringDisk, UringUnavailable};
 #[cfg(any(test, feature = "testing"))]
-pub use sim::SimDisk;
+pub use sim::{CrashProfile, Fault, OpKind, OpRecord, SimDisk};
 
 use std::io;
 use std::path::{Path, PathBuf};
