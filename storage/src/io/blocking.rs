@@ -106,7 +106,9 @@ impl DiskHandle {
     pub fn exists(&self, path: impl AsRef<Path>) -> io::Result<bool> {
         match self.open(path, OpenMode::Read).wait() {
             Ok(file) => self.close(file).wait().map(|()| true),
-            Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => Ok(false),
+            Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => {
+                Ok(false)
+            }
             Err(error) => Err(error),
         }
     }

@@ -21,12 +21,12 @@ mod sim;
 #[cfg(test)]
 mod tests;
 
+#[cfg(any(test, feature = "testing"))]
+pub use sim::{CrashProfile, Fault, OpKind, OpRecord, SimDisk};
 pub use std_disk::StdDisk;
 pub use ticket::{Notify, Ticket};
 #[cfg(target_os = "linux")]
 pub use uring::{UringDisk, UringUnavailable};
-#[cfg(any(test, feature = "testing"))]
-pub use sim::{CrashProfile, Fault, OpKind, OpRecord, SimDisk};
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -194,7 +194,10 @@ impl DiskHandle {
     /// Opens a file.
     pub fn open(&self, path: impl AsRef<Path>, mode: OpenMode) -> Ticket<FileId> {
         let path = path.as_ref().to_owned();
-        self.submit(Request::Open { path, mode }, |r| if let Reply::File(file) = r { Some(file) } else { None })
+        self.submit(
+            Request::Open { path, mode },
+            |r| if let Reply::File(file) = r { Some(file) } else { None },
+        )
     }
 
     /// Reads up to `bytes` bytes at `offset`; shorter only at the end of the file.
@@ -254,7 +257,9 @@ impl DiskHandle {
 
     /// Lists a directory.
     pub fn list(&self, path: impl AsRef<Path>) -> Ticket<Vec<Entry>> {
-        self.submit(Request::List { path: path.as_ref().to_owned() }, |r| if let Reply::Entries(e) = r { Some(e) } else { None })
+        self.submit(Request::List { path: path.as_ref().to_owned() }, |r| {
+            if let Reply::Entries(e) = r { Some(e) } else { None }
+        })
     }
 }
 

@@ -102,7 +102,6 @@ struct ArmedFault {
 
 impl SimDisk {
     /// An empty disk that completes each request at once.
-    #[expect(clippy::new_ret_no_self, reason = "a disk is always shared")]
     pub fn new() -> Arc<SimDisk> {
         Arc::new(SimDisk::holding(FileSystem::new()))
     }
@@ -404,7 +403,9 @@ impl State {
                 Some(open) if check_range(*offset, data.len()).is_ok() => fs.write(open.node, *offset, data),
                 _ => Ok(()),
             },
-            Request::Truncate { file, bytes } => written(file).map_or(Ok(()), |f| fs.truncate(f.node, *bytes)),
+            Request::Truncate { file, bytes } => {
+                written(file).map_or(Ok(()), |f| fs.truncate(f.node, *bytes))
+            }
             Request::SyncData { file } => open(file).map_or(Ok(()), |open| fs.sync_data(open.node)),
             Request::Rename { from, to } => fs.rename(from, to),
             Request::Remove { path } => fs.remove(path, false),
@@ -433,7 +434,9 @@ impl State {
             | Request::SyncData { file }
             | Request::Truncate { file, .. }
             | Request::Length { file }
-            | Request::Close { file } => self.files.get(&file.0).map(|open| open.path.clone()).unwrap_or_default(),
+            | Request::Close { file } => {
+                self.files.get(&file.0).map(|open| open.path.clone()).unwrap_or_default()
+            }
         }
     }
 }

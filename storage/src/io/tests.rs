@@ -350,7 +350,10 @@ fn directories_are_created_with_all_their_parents(disk: &DiskHandle, root: &Path
     disk.create_dir_all(root.join("a/b/c")).expect("there already");
     disk.create_dir_all(root.join("a/b/d")).expect("created");
     disk.create_dir_all("/").expect("there always");
-    assert_eq!(names(disk, &root.join("a/b")).iter().map(|e| e.name.as_str()).collect::<Vec<_>>(), ["c", "d"]);
+    assert_eq!(
+        names(disk, &root.join("a/b")).iter().map(|e| e.name.as_str()).collect::<Vec<_>>(),
+        ["c", "d"]
+    );
 }
 
 fn exists_tells_files_directories_and_nothing(disk: &DiskHandle, root: &Path) {

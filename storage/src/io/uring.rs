@@ -67,7 +67,8 @@ impl UringDisk {
             free: (0..IN_FLIGHT_MAX).rev().collect(),
             backlog: VecDeque::new(),
         };
-        let thread = thread::Builder::new().name("thalweg-uring".to_owned()).spawn(move || ring_thread.run())?;
+        let thread =
+            thread::Builder::new().name("thalweg-uring".to_owned()).spawn(move || ring_thread.run())?;
         Ok(Arc::new(UringDisk { inbox, lister, thread: Some(thread) }))
     }
 
@@ -240,7 +241,10 @@ impl RingThread {
             Request::RemoveDir { path } => Op::Unlink { path: c_path(path)?, is_dir: true },
             Request::CreateDir { path } => Op::CreateDir { path: c_path(path)? },
             Request::SyncDir { path } => Op::OpenDir { path: c_path(path)? },
-            Request::SyncData { .. } | Request::Close { .. } | Request::Length { .. } | Request::List { .. } => {
+            Request::SyncData { .. }
+            | Request::Close { .. }
+            | Request::Length { .. }
+            | Request::List { .. } => {
                 unreachable!("these requests never become operations here")
             }
         })
@@ -434,9 +438,10 @@ impl Drop for RingThread {
 /// True for failures of waiting that pass once completions were taken.
 fn is_passing(error: &io::Error) -> bool {
     use rustix::io::Errno;
-    error.raw_os_error().map(Errno::from_raw_os_error).is_some_and(|errno| {
-        [Errno::INTR, Errno::AGAIN, Errno::BUSY].contains(&errno)
-    })
+    error
+        .raw_os_error()
+        .map(Errno::from_raw_os_error)
+        .is_some_and(|errno| [Errno::INTR, Errno::AGAIN, Errno::BUSY].contains(&errno))
 }
 
 fn gave_up() -> io::Error {

@@ -8,7 +8,9 @@
 //! Pure: a file system and a [`Chooser`] in, a file system without anything unsynced out. A chooser that runs through
 //! all answers in turn runs through all images.
 
-use super::model::{DirNode, FileNode, FileSystem, Node, NodeId, ROOT, SECTOR_BYTES, apply_cuts, write_sector};
+use super::model::{
+    DirNode, FileNode, FileSystem, Node, NodeId, ROOT, SECTOR_BYTES, apply_cuts, write_sector,
+};
 use std::collections::BTreeMap;
 
 /// Which of the states that a power loss may leave is taken.
@@ -117,7 +119,8 @@ fn surviving_content(file: &FileNode, profile: CrashProfile, chooser: &mut impl 
     let length = file.lengths.iter().rev().find(|length| length.seq <= until);
     let length_seq = length.map_or(0, |length| length.seq);
     // What was written after a truncation cannot be there while the truncation is not.
-    let next_cut = file.lengths.iter().find(|l| l.is_cut && l.seq > length_seq).map_or(u64::MAX, |cut| cut.seq);
+    let next_cut =
+        file.lengths.iter().find(|l| l.is_cut && l.seq > length_seq).map_or(u64::MAX, |cut| cut.seq);
 
     let mut content = file.durable.clone();
     apply_cuts(&file.lengths, 0, length_seq, 0, &mut content);

@@ -354,12 +354,17 @@ fn path(name: usize) -> String {
 }
 
 fn run(disk: &SimDisk, handle: &DiskHandle, steps: &[Step]) -> Account {
-    let mut account =
-        Account { files: Vec::new(), names: [None; FILES], durable_names: [None; FILES], touched: [false; FILES] };
+    let mut account = Account {
+        files: Vec::new(),
+        names: [None; FILES],
+        durable_names: [None; FILES],
+        touched: [false; FILES],
+    };
     for step in steps {
         match *step {
             Step::Write { file: name, offset, bytes, value } => {
-                let mode = if account.names[name].is_some() { OpenMode::ReadWrite } else { OpenMode::CreateNew };
+                let mode =
+                    if account.names[name].is_some() { OpenMode::ReadWrite } else { OpenMode::CreateNew };
                 let file = handle.open(path(name), mode).wait().expect("as accounted");
                 let known = *account.names[name].get_or_insert_with(|| {
                     account.touched[name] = true;

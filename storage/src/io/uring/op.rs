@@ -67,7 +67,10 @@ impl Op {
                         OpenMode::CreateNew => OFlags::RDWR | OFlags::CREATE | OFlags::EXCL,
                         OpenMode::ReadWrite => OFlags::RDWR,
                     };
-                opcode::OpenAt::new(cwd, path.as_ptr()).flags(flags.bits().cast_signed()).mode(FILE_MODE).build()
+                opcode::OpenAt::new(cwd, path.as_ptr())
+                    .flags(flags.bits().cast_signed())
+                    .mode(FILE_MODE)
+                    .build()
             }
             Op::Read { fd, offset, buffer, filled, .. } => {
                 let rest = &mut buffer[*filled..];
@@ -100,7 +103,11 @@ impl Op {
     pub(super) fn advance(&mut self, answer: i32) -> Step {
         if let Some(errno) = error_of(answer) {
             let repeatable = !matches!(self, Op::SyncData { .. } | Op::SyncDir { .. } | Op::Close { .. });
-            return if errno == Errno::INTR && repeatable { Step::Again } else { Step::Over(Err(errno.into())) };
+            return if errno == Errno::INTR && repeatable {
+                Step::Again
+            } else {
+                Step::Over(Err(errno.into()))
+            };
         }
         match self {
             Op::Open { .. } => Step::Opened(owned(answer)),

@@ -278,7 +278,8 @@ mod tests {
 
     #[test]
     fn missing_operations_are_listed_by_name() {
-        let lacking = Facts { missing: vec!["RENAMEAT", "MKDIRAT"], release: "5.10.0".to_owned(), ..facts(None) };
+        let lacking =
+            Facts { missing: vec!["RENAMEAT", "MKDIRAT"], release: "5.10.0".to_owned(), ..facts(None) };
         let lacking = message(lacking);
         assert!(lacking.contains("Linux 5.10.0 lacks the operations RENAMEAT, MKDIRAT"), "{lacking}");
     }
