@@ -9,19 +9,24 @@
 //!   removed name not before a [`Request::SyncDir`] of its directory;
 //! - a file whose sync failed is poisoned: each later request on it but `Close` fails.
 
-mod std_disk;
 mod ticket;
+mod blocking;
+mod rules;
+mod local;
+mod std_disk;
 #[cfg(target_os = "linux")]
 mod uring;
 #[cfg(any(test, feature = "testing"))]
 mod sim;
+#[cfg(test)]
+mod tests;
 
+#[cfg(any(test, feature = "testing"))]
+pub use sim::{CrashProfile, Fault, OpKind, OpRecord, SimDisk};
 pub use std_disk::StdDisk;
 pub use ticket::{Notify, Ticket};
 #[cfg(target_os = "linux")]
-pub use uring::UringDisk;
-#[cfg(any(test, feature = "testing"))]
-pub use sim::SimDisk;
+pub use uring::{UringDisk, UringUnavailable};
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -189,7 +194,10 @@ impl DiskHandle {
     /// Opens a file.
     pub fn open(&self, path: impl AsRef<Path>, mode: OpenMode) -> Ticket<FileId> {
         let path = path.as_ref().to_owned();
-        self.submit(Request::Open { path, mode }, |r| if let Reply::File(file) = r { Some(file) } else { None })
+        self.submit(
+            Request::Open { path, mode },
+            |r| if let Reply::File(file) = r { Some(file) } else { None },
+        )
     }
 
     /// Reads up to `bytes` bytes at `offset`; shorter only at the end of the file.
@@ -249,7 +257,9 @@ impl DiskHandle {
 
     /// Lists a directory.
     pub fn list(&self, path: impl AsRef<Path>) -> Ticket<Vec<Entry>> {
-        self.submit(Request::List { path: path.as_ref().to_owned() }, |r| if let Reply::Entries(e) = r { Some(e) } else { None })
+        self.submit(Request::List { path: path.as_ref().to_owned() }, |r| {
+            if let Reply::Entries(e) = r { Some(e) } else { None }
+        })
     }
 }
 

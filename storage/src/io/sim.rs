@@ -1,3 +1,463 @@
-//! Placeholder.
-/// Placeholder.
-pub struct SimDisk;
+//! [`SimDisk`]: a disk in memory that loses power on demand.
+//!
+//! A request completes inside `submit`, or, once deferred, when the test picks it; it takes effect at that moment. The
+//! interface promises no order between outstanding requests, so any may be picked next, also before an earlier one on
+//! the same file: a caller that relies on an order it was not promised is found out.
+//!
+//! Always true:
+//! - the same requests, picks, faults and seeds give the same bytes;
+//! - after a crash each synced byte and each synced name is there, and anything else may be
+//!   (see [`CrashProfile`]);
+//! - completions run outside the disk's lock, so they may submit requests.
+
+mod crash;
+mod model;
+#[cfg(test)]
+mod tests;
+
+pub use crash::CrashProfile;
+
+use super::rules::{check_range, complete, not_open, poisoned};
+use super::{Completion, Disk, FileId, OpenMode, Reply, Request};
+use crash::{Chooser, Seeded};
+use model::{FileSystem, NodeId};
+use rustix::io::Errno;
+use std::collections::BTreeMap;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+/// The kinds of [`Request`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[expect(missing_docs, reason = "each variant is named after the request it stands for")]
+pub enum OpKind {
+    Open,
+    Read,
+    Write,
+    SyncData,
+    Truncate,
+    Length,
+    Close,
+    Rename,
+    Remove,
+    RemoveDir,
+    CreateDir,
+    SyncDir,
+    List,
+}
+
+/// A failure to inject.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fault {
+    /// EIO. A sync that fails so leaves its data in doubt, and the kernel believes it clean: the next sync of the file
+    /// by another [`FileId`] would succeed without writing it.
+    Io,
+    /// ENOSPC.
+    NoSpace,
+}
+
+/// One operation that took place, or failed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct OpRecord {
+    /// What was asked for.
+    pub kind: OpKind,
+    /// Its path, the path under which its file was opened, or the old path of a rename.
+    pub path: PathBuf,
+    /// False where it failed.
+    pub ok: bool,
+}
+
+/// A simulated [`Disk`]: in memory, deterministic, with power losses and faults. It starts as an empty directory `/`.
+///
+/// Clones do not exist; share it by its [`Arc`].
+pub struct SimDisk {
+    state: Mutex<State>,
+}
+
+struct State {
+    fs: FileSystem,
+    files: BTreeMap<u64, OpenFile>,
+    next_file: u64,
+    deferred: bool,
+    pending: Vec<(Request, Completion)>,
+    faults: Vec<ArmedFault>,
+    log: Vec<OpRecord>,
+    stop_after: Option<usize>,
+    /// Unreachable nodes are looked for once there are so many nodes.
+    collect_at: usize,
+}
+
+struct OpenFile {
+    node: NodeId,
+    path: PathBuf,
+    mode: OpenMode,
+    poisoned: bool,
+}
+
+struct ArmedFault {
+    kind: OpKind,
+    skip: u64,
+    fault: Fault,
+}
+
+impl SimDisk {
+    /// An empty disk that completes each request at once.
+    pub fn new() -> Arc<SimDisk> {
+        Arc::new(SimDisk::holding(FileSystem::new()))
+    }
+
+    fn holding(fs: FileSystem) -> SimDisk {
+        SimDisk { state: Mutex::new(State::new(fs)) }
+    }
+
+    /// With `true`, requests submitted from now on wait for [`SimDisk::complete_next`]; with `false` they complete at
+    /// once again, while those that wait go on waiting.
+    pub fn set_deferred(&self, deferred: bool) {
+        self.lock().deferred = deferred;
+    }
+
+    /// The kinds of the requests that wait, oldest first.
+    pub fn pending(&self) -> Vec<OpKind> {
+        self.lock().pending.iter().map(|(request, _)| OpKind::of(request)).collect()
+    }
+
+    /// Lets the waiting request `index` (see [`SimDisk::pending`]) take effect, and completes it. False where there is
+    /// no such request.
+    pub fn complete_next(&self, index: usize) -> bool {
+        let mut state = self.lock();
+        if index >= state.pending.len() {
+            return false;
+        }
+        let (request, done) = state.pending.remove(index);
+        let answer = state.execute(request);
+        drop(state);
+        complete(done, answer);
+        true
+    }
+
+    /// Completes waiting requests, oldest first, until none is left, also those that completions add.
+    pub fn complete_all(&self) {
+        while self.complete_next(0) {}
+    }
+
+    /// Makes the next operation of `kind` fail. Several calls queue several failures.
+    pub fn fail_next(&self, kind: OpKind, fault: Fault) {
+        self.fail_after(kind, 0, fault);
+    }
+
+    /// Makes an operation of `kind` fail after `skip` others of it, which this failure leaves alone. A failed operation
+    /// changes nothing, but for a sync (see [`Fault::Io`]).
+    pub fn fail_after(&self, kind: OpKind, skip: u64, fault: Fault) {
+        self.lock().faults.push(ArmedFault { kind, skip, fault });
+    }
+
+    /// How many operations took place since the disk was made or crashed, failed ones included.
+    pub fn op_count(&self) -> usize {
+        self.lock().log.len()
+    }
+
+    /// The operations since the disk was made or crashed.
+    pub fn op_log(&self) -> Vec<OpRecord> {
+        self.lock().log.clone()
+    }
+
+    /// Fails every operation after the first `ops` (counted as by [`SimDisk::op_count`]) without effect, as though the
+    /// machine had stopped there: let the workload run into it, then [`SimDisk::crash`].
+    pub fn stop_after(&self, ops: usize) {
+        self.lock().stop_after = Some(ops);
+    }
+
+    /// Loses power, with the profile [`CrashProfile::Weak`], and comes back with what survived.
+    ///
+    /// Open files, armed faults, the log and a stop are gone, and so are waiting requests: each may have taken effect,
+    /// and none is ever completed. Equal seeds give equal results.
+    pub fn crash(&self, seed: u64) {
+        self.crash_with(CrashProfile::Weak, seed);
+    }
+
+    /// As [`SimDisk::crash`], with another profile.
+    pub fn crash_with(&self, profile: CrashProfile, seed: u64) {
+        let mut state = self.lock();
+        let fs = state.crashed(profile, seed);
+        let before = std::mem::replace(&mut *state, State::new(fs));
+        drop(state);
+        // Completions that will never run are dropped here, outside the lock: what they own may use the disk.
+        drop(before);
+    }
+
+    /// What [`SimDisk::crash_with`] would leave, as another disk; this one goes on unharmed.
+    pub fn crash_image(&self, profile: CrashProfile, seed: u64) -> Arc<SimDisk> {
+        let fs = self.lock().crashed(profile, seed);
+        Arc::new(SimDisk::holding(fs))
+    }
+
+    /// The present content of a file, synced or not. Not an operation: no fault or stop applies.
+    ///
+    /// # Errors
+    /// `NotFound`, or `IsADirectory`.
+    pub fn read_file(&self, path: impl AsRef<Path>) -> io::Result<Vec<u8>> {
+        let state = self.lock();
+        let node = state.fs.find(path.as_ref())?;
+        Ok(state.fs.file(node)?.current.clone())
+    }
+
+    /// Flips the bits of `mask` in the byte at `offset`, on the disk and in memory, as bit rot does.
+    ///
+    /// # Errors
+    /// `NotFound`, `IsADirectory`, or `InvalidInput` where the file ends before `offset`.
+    pub fn corrupt(&self, path: impl AsRef<Path>, offset: u64, mask: u8) -> io::Result<()> {
+        self.lock().fs.corrupt(path.as_ref(), offset, mask)
+    }
+
+    /// The paths of all files, sorted within each directory.
+    pub fn files(&self) -> Vec<PathBuf> {
+        let state = self.lock();
+        let mut files = Vec::new();
+        let mut dirs = vec![PathBuf::from("/")];
+        while let Some(dir) = dirs.pop() {
+            for entry in state.fs.list(&dir).unwrap_or_default() {
+                let path = dir.join(&entry.name);
+                if entry.is_dir { dirs.push(path) } else { files.push(path) }
+            }
+        }
+        files
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Disk for SimDisk {
+    fn submit(&self, request: Request, done: Completion) {
+        let mut state = self.lock();
+        if state.deferred {
+            state.pending.push((request, done));
+            return;
+        }
+        let answer = state.execute(request);
+        drop(state);
+        complete(done, answer);
+    }
+}
+
+impl State {
+    fn new(fs: FileSystem) -> Self {
+        State {
+            fs,
+            files: BTreeMap::new(),
+            next_file: 1,
+            deferred: false,
+            pending: Vec::new(),
+            faults: Vec::new(),
+            log: Vec::new(),
+            stop_after: None,
+            collect_at: 64,
+        }
+    }
+
+    /// Runs one operation: the stop, faults and the log, then the effect.
+    fn execute(&mut self, request: Request) -> io::Result<Reply> {
+        if self.stop_after.is_some_and(|ops| self.log.len() >= ops) {
+            return Err(io::Error::other("the simulated machine has stopped"));
+        }
+        let kind = OpKind::of(&request);
+        let path = self.path_of(&request);
+        let answer = match self.take_fault(kind) {
+            Some(fault) => self.fail(request, fault),
+            None => self.effect(request),
+        };
+        self.log.push(OpRecord { kind, path, ok: answer.is_ok() });
+        answer
+    }
+
+    fn take_fault(&mut self, kind: OpKind) -> Option<Fault> {
+        let armed = self.faults.iter().position(|armed| armed.kind == kind && armed.skip == 0);
+        let taken = armed.map(|index| self.faults.remove(index).fault);
+        if taken.is_none() {
+            self.faults.iter_mut().filter(|armed| armed.kind == kind).for_each(|armed| armed.skip -= 1);
+        }
+        taken
+    }
+
+    fn fail(&mut self, request: Request, fault: Fault) -> io::Result<Reply> {
+        match request {
+            Request::SyncData { file } => {
+                let open = self.usable(file)?;
+                open.poisoned = true;
+                let node = open.node;
+                self.fs.fail_sync_data(node)?;
+            }
+            Request::SyncDir { path } => self.fs.fail_sync_dir(&path)?,
+            _ => {}
+        }
+        let errno = match fault {
+            Fault::Io => Errno::IO,
+            Fault::NoSpace => Errno::NOSPC,
+        };
+        Err(errno.into())
+    }
+
+    fn effect(&mut self, request: Request) -> io::Result<Reply> {
+        match request {
+            Request::Open { path, mode } => {
+                let node = match mode {
+                    OpenMode::CreateNew => self.fs.create_file(&path)?,
+                    OpenMode::Read => self.fs.find(&path)?,
+                    OpenMode::ReadWrite => {
+                        let node = self.fs.find(&path)?;
+                        self.fs.file(node)?;
+                        node
+                    }
+                };
+                let file = self.next_file;
+                self.next_file += 1;
+                self.files.insert(file, OpenFile { node, path, mode, poisoned: false });
+                Ok(Reply::File(FileId(file)))
+            }
+            Request::Read { file, offset, bytes } => {
+                let node = self.usable(file)?.node;
+                check_range(offset, bytes)?;
+                self.fs.read(node, offset, bytes).map(Reply::Bytes)
+            }
+            Request::Write { file, offset, data } => {
+                let node = self.writable(file, Errno::BADF)?;
+                check_range(offset, data.len())?;
+                self.fs.write(node, offset, &data)?;
+                Ok(Reply::Bytes(data))
+            }
+            Request::SyncData { file } => {
+                let node = self.usable(file)?.node;
+                self.fs.sync_data(node).map(|()| Reply::Done)
+            }
+            Request::Truncate { file, bytes } => {
+                let node = self.writable(file, Errno::INVAL)?;
+                self.fs.truncate(node, bytes).map(|()| Reply::Done)
+            }
+            Request::Length { file } => {
+                let node = self.usable(file)?.node;
+                Ok(Reply::Length(self.fs.file(node)?.current.len() as u64))
+            }
+            Request::Close { file } => {
+                self.files.remove(&file.0).map(|_| Reply::Done).ok_or_else(|| not_open(file))
+            }
+            Request::Rename { from, to } => self.fs.rename(&from, &to).map(|()| Reply::Done),
+            Request::Remove { path } => self.fs.remove(&path, false).map(|()| Reply::Done),
+            Request::RemoveDir { path } => self.fs.remove(&path, true).map(|()| Reply::Done),
+            Request::CreateDir { path } => self.fs.create_dir(&path).map(|()| Reply::Done),
+            Request::SyncDir { path } => {
+                self.fs.sync_dir(&path)?;
+                self.collect();
+                Ok(Reply::Done)
+            }
+            Request::List { path } => self.fs.list(&path).map(Reply::Entries),
+        }
+    }
+
+    fn usable(&mut self, file: FileId) -> io::Result<&mut OpenFile> {
+        match self.files.get_mut(&file.0) {
+            Some(open) if open.poisoned => Err(poisoned()),
+            Some(open) => Ok(open),
+            None => Err(not_open(file)),
+        }
+    }
+
+    fn writable(&mut self, file: FileId, otherwise: Errno) -> io::Result<NodeId> {
+        let open = self.usable(file)?;
+        if open.mode == OpenMode::Read { Err(otherwise.into()) } else { Ok(open.node) }
+    }
+
+    /// Lets go of removed files now and then, so that a long simulation does not fill up.
+    fn collect(&mut self) {
+        if self.fs.nodes.len() >= self.collect_at {
+            self.fs.forget_unreachable(self.files.values().map(|open| open.node));
+            self.collect_at = 64.max(self.fs.nodes.len() * 2);
+        }
+    }
+
+    /// The file system after a power loss now.
+    fn crashed(&self, profile: CrashProfile, seed: u64) -> FileSystem {
+        let mut chooser = Seeded(seed);
+        let mut fs = self.fs.clone();
+        // A request that nobody has been told about may have been carried out all the same.
+        let first = match profile {
+            CrashProfile::LoseAll => 0,
+            CrashProfile::Prefix => chooser.choose(self.pending.len() + 1),
+            CrashProfile::KeepAll | CrashProfile::Weak => self.pending.len(),
+        };
+        for (request, _) in &self.pending[..first] {
+            if profile != CrashProfile::Weak || chooser.choose(2) == 1 {
+                self.apply_silently(&mut fs, request);
+            }
+        }
+        crash::image(&fs, profile, &mut chooser)
+    }
+
+    /// Applies what a request would do to `fs`; whether it fails is of interest to nobody any more.
+    fn apply_silently(&self, fs: &mut FileSystem, request: &Request) {
+        let open = |file: &FileId| self.files.get(&file.0).filter(|open| !open.poisoned);
+        let written = |file: &FileId| open(file).filter(|open| open.mode != OpenMode::Read);
+        let _ = match request {
+            Request::Open { path, mode: OpenMode::CreateNew } => fs.create_file(path).map(|_| ()),
+            Request::Write { file, offset, data } => match written(file) {
+                Some(open) if check_range(*offset, data.len()).is_ok() => fs.write(open.node, *offset, data),
+                _ => Ok(()),
+            },
+            Request::Truncate { file, bytes } => {
+                written(file).map_or(Ok(()), |f| fs.truncate(f.node, *bytes))
+            }
+            Request::SyncData { file } => open(file).map_or(Ok(()), |open| fs.sync_data(open.node)),
+            Request::Rename { from, to } => fs.rename(from, to),
+            Request::Remove { path } => fs.remove(path, false),
+            Request::RemoveDir { path } => fs.remove(path, true),
+            Request::CreateDir { path } => fs.create_dir(path),
+            Request::SyncDir { path } => fs.sync_dir(path),
+            Request::Open { .. }
+            | Request::Read { .. }
+            | Request::Length { .. }
+            | Request::Close { .. }
+            | Request::List { .. } => Ok(()),
+        };
+    }
+
+    fn path_of(&self, request: &Request) -> PathBuf {
+        match request {
+            Request::Open { path, .. }
+            | Request::Remove { path }
+            | Request::RemoveDir { path }
+            | Request::CreateDir { path }
+            | Request::SyncDir { path }
+            | Request::List { path }
+            | Request::Rename { from: path, .. } => path.clone(),
+            Request::Read { file, .. }
+            | Request::Write { file, .. }
+            | Request::SyncData { file }
+            | Request::Truncate { file, .. }
+            | Request::Length { file }
+            | Request::Close { file } => {
+                self.files.get(&file.0).map(|open| open.path.clone()).unwrap_or_default()
+            }
+        }
+    }
+}
+
+impl OpKind {
+    /// The kind of `request`.
+    pub fn of(request: &Request) -> OpKind {
+        match request {
+            Request::Open { .. } => OpKind::Open,
+            Request::Read { .. } => OpKind::Read,
+            Request::Write { .. } => OpKind::Write,
+            Request::SyncData { .. } => OpKind::SyncData,
+            Request::Truncate { .. } => OpKind::Truncate,
+            Request::Length { .. } => OpKind::Length,
+            Request::Close { .. } => OpKind::Close,
+            Request::Rename { .. } => OpKind::Rename,
+            Request::Remove { .. } => OpKind::Remove,
+            Request::RemoveDir { .. } => OpKind::RemoveDir,
+            Request::CreateDir { .. } => OpKind::CreateDir,
+            Request::SyncDir { .. } => OpKind::SyncDir,
+            Request::List { .. } => OpKind::List,
+        }
+    }
+}

@@ -31,7 +31,9 @@ impl<T: Send + 'static> Ticket<T> {
         let shared = Arc::new(Shared { slot: Mutex::new(Slot::Waiting), ready: Condvar::new() });
         let theirs = Arc::clone(&shared);
         let done: Completion = Box::new(move |answer| {
-            let answer = answer.and_then(|reply| take(reply).ok_or_else(|| io::Error::other("disk gave an answer of another kind")));
+            let answer = answer.and_then(|reply| {
+                take(reply).ok_or_else(|| io::Error::other("disk gave an answer of another kind"))
+            });
             *theirs.slot.lock().unwrap_or_else(PoisonError::into_inner) = Slot::Ready(answer);
             theirs.ready.notify_all();
             if let Some(notify) = notify {

@@ -1,0 +1,154 @@
+//! What a power loss leaves of a simulated file system.
+//!
+//! Always true:
+//! - what was synced survives whole;
+//! - each unsynced sector is left in one of the states that it has had since, never in a mixture;
+//! - of the unsynced changes of a directory, some survive; a change survives whole or not at all.
+//!
+//! Pure: a file system and a [`Chooser`] in, a file system without anything unsynced out. A chooser that runs through
+//! all answers in turn runs through all images.
+
+use super::model::{
+    DirNode, FileNode, FileSystem, Node, NodeId, ROOT, SECTOR_BYTES, apply_cuts, write_sector,
+};
+use std::collections::BTreeMap;
+
+/// Which of the states that a power loss may leave is taken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum CrashProfile {
+    /// Nothing unsynced survives.
+    LoseAll,
+    /// Everything survives, as though all had been synced just in time.
+    KeepAll,
+    /// As on ext4: a prefix of all directory changes survives, and of each file a prefix of its changes; so a rename
+    /// may survive without the data of its file.
+    Prefix,
+    /// Any sectors, lengths and directory changes survive, each on its own.
+    Weak,
+}
+
+/// Makes the choices that determine one image.
+pub(super) trait Chooser {
+    /// A number below `count`, which is at least 1. Later choices are those that keep more.
+    fn choose(&mut self, count: usize) -> usize;
+}
+
+/// Choices from a seed: splitmix64 (Steele, Lea and Flood 2014), whose streams differ for neighbouring seeds.
+pub(super) struct Seeded(pub(super) u64);
+
+impl Chooser for Seeded {
+    fn choose(&mut self, count: usize) -> usize {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut mixed = self.0;
+        mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        mixed ^= mixed >> 31;
+        (mixed % count as u64) as usize
+    }
+}
+
+/// The file system after power came back.
+pub(super) fn image(fs: &FileSystem, profile: CrashProfile, chooser: &mut impl Chooser) -> FileSystem {
+    let dirs_until = match profile {
+        CrashProfile::LoseAll | CrashProfile::Weak => 0,
+        CrashProfile::KeepAll => u64::MAX,
+        CrashProfile::Prefix => prefix_of(dir_seqs(fs), chooser),
+    };
+    let mut nodes = BTreeMap::new();
+    // What no surviving directory names is gone, so the walk starts at the root and needs no other.
+    let mut reached = vec![ROOT];
+    while let Some(id) = reached.pop() {
+        if nodes.contains_key(&id) {
+            continue;
+        }
+        let node = match &fs.nodes[&id] {
+            Node::File(file) => Node::File(FileNode::durable(surviving_content(file, profile, chooser))),
+            Node::Dir(dir) => {
+                let entries = surviving_entries(dir, profile, dirs_until, chooser);
+                reached.extend(entries.values());
+                Node::Dir(DirNode { current: entries.clone(), durable: entries, unsynced: Vec::new() })
+            }
+        };
+        nodes.insert(id, node);
+    }
+    fs.with_nodes(nodes)
+}
+
+/// Numbers of the unsynced directory changes that may be the last to survive; a journal commits all changes up to the
+/// last sync of any directory together.
+fn dir_seqs(fs: &FileSystem) -> Vec<u64> {
+    let dirs = fs.nodes.values().filter_map(|node| if let Node::Dir(dir) = node { Some(dir) } else { None });
+    let seqs = dirs.flat_map(|dir| dir.unsynced.iter().map(|change| change.seq));
+    let mut seqs: Vec<u64> = seqs.filter(|seq| *seq > fs.dirs_synced_seq).collect();
+    seqs.push(fs.dirs_synced_seq);
+    seqs.sort_unstable();
+    seqs
+}
+
+fn prefix_of(seqs: Vec<u64>, chooser: &mut impl Chooser) -> u64 {
+    seqs[chooser.choose(seqs.len())]
+}
+
+fn surviving_entries(
+    dir: &DirNode,
+    profile: CrashProfile,
+    until: u64,
+    chooser: &mut impl Chooser,
+) -> BTreeMap<String, NodeId> {
+    if profile != CrashProfile::Weak {
+        return dir.surviving(|change| change.seq <= until);
+    }
+    match chooser.choose(4) {
+        0 => dir.durable.clone(),
+        1 => dir.current.clone(),
+        _ => dir.surviving(|_| chooser.choose(2) == 1),
+    }
+}
+
+fn surviving_content(file: &FileNode, profile: CrashProfile, chooser: &mut impl Chooser) -> Vec<u8> {
+    // Which version of the length survives: 0 is the durable one.
+    let until = match profile {
+        CrashProfile::LoseAll => 0,
+        CrashProfile::KeepAll => u64::MAX,
+        CrashProfile::Prefix => prefix_of(file_seqs(file), chooser),
+        CrashProfile::Weak => match chooser.choose(file.lengths.len() + 1) {
+            0 => 0,
+            index => file.lengths[index - 1].seq,
+        },
+    };
+    let length = file.lengths.iter().rev().find(|length| length.seq <= until);
+    let length_seq = length.map_or(0, |length| length.seq);
+    // What was written after a truncation cannot be there while the truncation is not.
+    let next_cut =
+        file.lengths.iter().find(|l| l.is_cut && l.seq > length_seq).map_or(u64::MAX, |cut| cut.seq);
+
+    let mut content = file.durable.clone();
+    apply_cuts(&file.lengths, 0, length_seq, 0, &mut content);
+    content.resize(length.map_or(file.durable.len(), |length| length.bytes), 0);
+    // A quarter of the files lose all, a quarter keep all that they can, the rest are torn.
+    let tendency = if profile == CrashProfile::Weak { chooser.choose(4) } else { 0 };
+    for (index, versions) in &file.sectors {
+        let possible = versions.partition_point(|version| version.seq < next_cut);
+        let kept = match (profile, tendency) {
+            (CrashProfile::Weak, 0) => 0,
+            (CrashProfile::Weak, 1) => possible,
+            (CrashProfile::Weak, _) => chooser.choose(possible + 1),
+            _ => versions.partition_point(|version| version.seq <= until),
+        };
+        if let Some(version) = kept.checked_sub(1).map(|last| &versions[last]) {
+            let mut data = version.data;
+            apply_cuts(&file.lengths, version.seq, length_seq, index * SECTOR_BYTES, &mut data);
+            write_sector(&mut content, *index, &data);
+        }
+    }
+    content
+}
+
+/// Numbers of the unsynced changes of a file, and 0 for none of them.
+fn file_seqs(file: &FileNode) -> Vec<u64> {
+    let sectors = file.sectors.values().flatten().map(|version| version.seq);
+    let mut seqs: Vec<u64> = sectors.chain(file.lengths.iter().map(|length| length.seq)).chain([0]).collect();
+    seqs.sort_unstable();
+    seqs.dedup();
+    seqs
+}
