@@ -12,6 +12,7 @@ mod tests;
 
 pub use codec::{BODY_BYTES_MAX, HEADER_BYTES, VERSION, decode, encode, file_bytes};
 pub use validate::{Violation, validate};
+pub(crate) use validate::{is_component, is_relative_path};
 
 use crate::codec::Schema;
 use crate::ids::{AttemptId, CheckpointId};

@@ -119,7 +119,7 @@ fn check_file<'m>(lengths: &mut BTreeMap<&'m str, u64>, path: &'m str, bytes: u6
 }
 
 fn check_schema(schema: &Schema, name: &str) -> Result<(), Violation> {
-    require(nests_at_most(schema, Schema::DEPTH_MAX), "a schema that nests at most 64 deep", || {
+    require(nests_at_most(schema, Schema::DEPTH_MAX), "a schema no deeper than can be decoded", || {
         format!("a deeper one of state {}", short(name))
     })
 }
