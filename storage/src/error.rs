@@ -1,5 +1,6 @@
 //! The one error type of this crate's fallible operations on files and state.
 
+use crate::ids::CheckpointId;
 use std::path::{Path, PathBuf};
 
 /// Why an operation on stored state failed.
@@ -47,6 +48,18 @@ pub enum StoreError {
     Locked {
         /// The locked directory.
         path: PathBuf,
+    },
+    /// A checkpoint may or may not have been published: an error came after its manifest's rename was submitted.
+    /// Nothing of it is deleted; reopening the checkpoint directory finds out.
+    #[error("whether checkpoint {checkpoint} was published as {} is unknown, all of its files stay: {source}", path.display())]
+    OutcomeUnknown {
+        /// The checkpoint.
+        checkpoint: CheckpointId,
+        /// Its manifest.
+        path: PathBuf,
+        /// The system's answer to the rename, or to the sync of its directory.
+        #[source]
+        source: std::io::Error,
     },
     /// Stored state does not fit the job that wants to restore it.
     #[error("{0}")]

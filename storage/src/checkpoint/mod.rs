@@ -1,1 +1,487 @@
-//! Placeholder.
+//! A job's checkpoint directory: which checkpoints are complete, when one becomes so, and which files may go.
+//!
+//! ```text
+//! <root>/<job>/LOCK                      held by the one engine that may write here
+//! <root>/<job>/attempt-<n>/              empty; makes the number of the latest attempt durable
+//! <root>/<job>/shared/seg-…              segments, named by the manifests of one or more checkpoints
+//! <root>/<job>/chk-<id>/channel-…        in-flight data of one checkpoint
+//! <root>/<job>/chk-<id>/MANIFEST         its durable name makes the checkpoint COMPLETED
+//! ```
+//!
+//! Always true:
+//! - an id is durable, as the name of a directory, before anybody hears of it, and its directory stays until a higher
+//!   one is durable: so no id is used twice, crashes included;
+//! - a manifest's name is durable only after the manifest, and the manifest is written only after the names of all
+//!   files that it names are durable;
+//! - a file is deleted only when no completed checkpoint, no checkpoint of unknown outcome and nobody who writes it
+//!   names it, and only after the deletion of the last manifest that named it is durable;
+//! - while one manifest cannot be read, nothing is deleted.
+//!
+//! Blocking: driven by the coordinator's thread, never by a worker.
+
+mod files;
+mod lock;
+pub mod names;
+mod payload;
+mod retention;
+
+#[cfg(test)]
+mod test_disk;
+#[cfg(test)]
+mod tests;
+
+pub use payload::{read_payload, verify_channel_files};
+
+use crate::error::StoreError;
+use crate::ids::{AttemptId, CheckpointId};
+use crate::io::{DiskHandle, OpenMode};
+use crate::manifest::{self, Manifest};
+use files::Files;
+use lock::DirectoryLock;
+use retention::{References, Retention};
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+
+/// The checkpoints of one job.
+pub struct CheckpointStore {
+    files: Files,
+    job: String,
+    dir: PathBuf,
+    shared: PathBuf,
+    retention: Retention,
+    /// Begun, and neither published nor discarded.
+    pending: BTreeSet<CheckpointId>,
+    /// Checkpoint directories without a manifest that nobody waits for, to be deleted.
+    dead: BTreeSet<CheckpointId>,
+    checkpoints: Counter,
+    attempts: Counter,
+    attempt_dirs: BTreeSet<AttemptId>,
+    _lock: Option<DirectoryLock>,
+}
+
+/// Ids that rise for ever.
+#[derive(Default)]
+struct Counter {
+    /// Highest id that was ever tried, in vain or not.
+    tried: u64,
+    /// Highest id whose directory is durable. This directory must stay.
+    durable: u64,
+}
+
+impl Counter {
+    fn found(&mut self, id: u64) {
+        self.tried = self.tried.max(id);
+    }
+
+    fn found_durable(&mut self, id: u64) {
+        self.found(id);
+        self.durable = self.durable.max(id);
+    }
+
+    /// The next id, gone for good even if nothing comes of it.
+    fn take(&mut self, dir: &Path) -> Result<u64, StoreError> {
+        let exhausted =
+            || StoreError::Incompatible(format!("{} holds the highest id possible", dir.display()));
+        self.tried = self.tried.checked_add(1).ok_or_else(exhausted)?;
+        Ok(self.tried)
+    }
+}
+
+impl CheckpointStore {
+    /// Opens the checkpoints of `job` below `root` and keeps all other engines out until it is dropped.
+    ///
+    /// Creates what is missing of `<root>/<job>/shared`, durably. Deletes what no completed checkpoint names, unless
+    /// a manifest among them cannot be read; such a manifest is reported by [`CheckpointStore::latest`] or
+    /// [`CheckpointStore::load`].
+    ///
+    /// # Errors
+    /// - [`StoreError::Locked`]: another engine, in this process or another, has it open.
+    /// - [`StoreError::Incompatible`]: `job` is not usable as the name of one directory.
+    /// - [`StoreError::Io`]: the named directory cannot be created, locked, synced or listed.
+    pub fn open(disk: DiskHandle, root: &Path, job: &str) -> Result<Self, StoreError> {
+        Self::open_with(disk, root, job, |dir| DirectoryLock::take(dir).map(Some))
+    }
+
+    /// [`CheckpointStore::open`] without the lock, which lies in the real file system: for simulated disks. The
+    /// caller sees to it that nobody else uses the directory.
+    ///
+    /// # Errors
+    /// As of [`CheckpointStore::open`], without [`StoreError::Locked`].
+    pub fn open_unlocked(disk: DiskHandle, root: &Path, job: &str) -> Result<Self, StoreError> {
+        Self::open_with(disk, root, job, |_| Ok(None))
+    }
+
+    fn open_with(
+        disk: DiskHandle,
+        root: &Path,
+        job: &str,
+        lock: impl FnOnce(&Path) -> Result<Option<DirectoryLock>, StoreError>,
+    ) -> Result<Self, StoreError> {
+        if !manifest::is_component(job) {
+            return Err(StoreError::Incompatible(format!(
+                "job name {job:?} cannot be the name of a directory"
+            )));
+        }
+        let files = Files::new(disk);
+        let dir = root.join(job);
+        let shared = dir.join(names::SHARED);
+        files.create_dir_durably(&shared)?;
+        let lock = lock(&dir)?;
+        let mut store = CheckpointStore {
+            files,
+            job: job.to_owned(),
+            dir,
+            shared,
+            retention: Retention::default(),
+            pending: BTreeSet::new(),
+            dead: BTreeSet::new(),
+            checkpoints: Counter::default(),
+            attempts: Counter::default(),
+            attempt_dirs: BTreeSet::new(),
+            _lock: lock,
+        };
+        store.scan()?;
+        if let Err(error) = store.sweep(&|_| false) {
+            tracing::warn!(%error, "leftovers of an earlier run stay");
+        }
+        Ok(store)
+    }
+
+    /// Reads names and manifests. The job's directory has been synced: every name seen in it is durable.
+    fn scan(&mut self) -> Result<(), StoreError> {
+        for entry in self.files.list(&self.dir)? {
+            if let (Some(id), true) = (names::parse_attempt_dir(&entry.name), entry.is_dir) {
+                self.attempts.found_durable(id.0);
+                self.attempt_dirs.insert(id);
+            } else if let (Some(id), true) = (names::parse_checkpoint_dir(&entry.name), entry.is_dir) {
+                self.checkpoints.found_durable(id.0);
+                if self.has_manifest(id)? {
+                    let references = self.references_on_disk(id);
+                    self.retention.complete(id, references);
+                } else {
+                    self.dead.insert(id);
+                }
+            }
+        }
+        for entry in self.files.list(&self.shared)? {
+            if let Some((attempt, checkpoint)) = names::parse_segment(&entry.name) {
+                self.attempts.found(attempt.0);
+                self.checkpoints.found(checkpoint.0);
+            }
+        }
+        Ok(())
+    }
+
+    fn references_on_disk(&mut self, id: CheckpointId) -> References {
+        match self.read_manifest(id, false) {
+            Ok(manifest) => {
+                self.attempts.found(manifest.attempt.0);
+                references_of(&manifest)
+            }
+            Err(error) => {
+                tracing::warn!(%error, checkpoint = id.0, "a checkpoint is unreadable, so nothing is deleted");
+                References::Unknown
+            }
+        }
+    }
+
+    /// The job's directory, `<root>/<job>`.
+    pub fn dir(&self) -> &Path {
+        &self.dir
+    }
+
+    /// A number for a new attempt, never used before. Durable before it is returned.
+    ///
+    /// # Errors
+    /// [`StoreError::Io`]: no attempt may start. After a failed sync every later call fails too: reopen the store.
+    pub fn next_attempt(&mut self) -> Result<AttemptId, StoreError> {
+        let id = AttemptId(self.attempts.take(&self.dir)?);
+        self.attempt_dirs.insert(id);
+        self.files.create_dir(&self.dir.join(names::attempt_dir(id)))?;
+        self.files.sync_dir(&self.dir)?;
+        self.attempts.found_durable(id.0);
+        // A directory that cannot be removed now is removed at a later attempt.
+        let (files, dir) = (&self.files, &self.dir);
+        self.attempt_dirs
+            .retain(|old| *old >= id || files.remove_dir(&dir.join(names::attempt_dir(*old))).is_err());
+        Ok(id)
+    }
+
+    /// Completed checkpoints, rising; readable or not.
+    pub fn completed(&self) -> &[CheckpointId] {
+        self.retention.completed()
+    }
+
+    /// The newest completed checkpoint; none if there is none. Durable before it is returned, as
+    /// [`CheckpointStore::load`] makes it.
+    ///
+    /// # Errors
+    /// As of [`CheckpointStore::load`]: a damaged newest checkpoint is an error, because sinks may have committed
+    /// what it lists; to fall back to an older one is a decision for people.
+    pub fn latest(&self) -> Result<Option<Manifest>, StoreError> {
+        let completed = self.completed().last().copied();
+        // What came of these publications, the disk must tell now.
+        for id in self.retention.uncertain().rev().filter(|id| Some(*id) > completed) {
+            if self.has_manifest(id)? {
+                return self.load(id).map(Some);
+            }
+        }
+        completed.map(|id| self.load(id)).transpose()
+    }
+
+    /// The manifest of a checkpoint; a restore from it may begin.
+    ///
+    /// A killed process may have left a manifest that can be read but would not survive a power failure. So the file,
+    /// its directory and all directories that it rests on are synced before the manifest is returned.
+    ///
+    /// # Errors
+    /// - [`StoreError::Io`]: the manifest is missing, unreadable, or not durable; restore nothing.
+    /// - [`StoreError::Corrupt`], [`StoreError::NewerFormat`]: as of [`manifest::decode`]; also when it is the manifest
+    ///   of another checkpoint, or does not account for each byte of its files of in-flight data.
+    /// - [`StoreError::Incompatible`]: it belongs to another job.
+    pub fn load(&self, id: CheckpointId) -> Result<Manifest, StoreError> {
+        let manifest = self.read_manifest(id, true)?;
+        self.files.sync_dirs(&[&self.chk(id), &self.shared, &self.dir])?;
+        Ok(manifest)
+    }
+
+    fn read_manifest(&self, id: CheckpointId, sync: bool) -> Result<Manifest, StoreError> {
+        let path = self.chk(id).join(names::MANIFEST);
+        let bytes = self.files.with_open(&path, OpenMode::Read, |file| {
+            let header = file.read(0, manifest::HEADER_BYTES)?;
+            let file_bytes = manifest::file_bytes(&path, &header)?;
+            file.expect_length(file_bytes)?;
+            if sync {
+                file.sync_data()?;
+            }
+            file.read_exactly(0, file_bytes as usize)
+        })?;
+        let manifest = manifest::decode(&path, &bytes)?;
+        if manifest.checkpoint != id {
+            let found = manifest.checkpoint.to_string();
+            return Err(StoreError::corrupt(&path, 16, format!("checkpoint {id}"), found));
+        }
+        if manifest.job != self.job {
+            let (theirs, ours) = (&manifest.job, &self.job);
+            let message = format!("{} belongs to job {theirs:?}, not to job {ours:?}", path.display());
+            return Err(StoreError::Incompatible(message));
+        }
+        verify_channel_files(&self.dir, &manifest)?;
+        Ok(manifest)
+    }
+
+    /// Begins a checkpoint: takes the next id, higher than every id ever tried, and creates its directory. Durable
+    /// before it returns; tasks may hear of it then.
+    ///
+    /// # Errors
+    /// [`StoreError::Io`]: no checkpoint has begun, and the id is lost. After a failed sync every later call fails too:
+    /// reopen the store.
+    pub fn begin(&mut self) -> Result<CheckpointId, StoreError> {
+        let id = CheckpointId(self.checkpoints.take(&self.dir)?);
+        self.dead.insert(id);
+        self.files.create_dir(&self.chk(id))?;
+        self.files.sync_dir(&self.dir)?;
+        self.checkpoints.found_durable(id.0);
+        self.dead.remove(&id);
+        self.pending.insert(id);
+        self.remove_empty_dirs();
+        Ok(id)
+    }
+
+    /// Makes a checkpoint COMPLETED, durably, and returns the length of its manifest in bytes.
+    ///
+    /// All files that `manifest` names have been written and their data synced. Afterwards the checkpoints older than
+    /// the newest `retained` (one at least) are released, and files that no checkpoint names any longer are deleted,
+    /// unless `in_use` says of their path below [`CheckpointStore::dir`] that a running upload or an unpublished
+    /// acknowledgement names it. What cannot be deleted is logged and tried again later.
+    ///
+    /// # Errors
+    /// - [`StoreError::OutcomeUnknown`]: perhaps completed, perhaps not. Neither commit nor abort anything; later
+    ///   checkpoints may go on. Nothing of it is deleted while this store is open.
+    /// - [`StoreError::Io`]: not completed; [`CheckpointStore::discard`] it. After a failed sync of the directory of
+    ///   segments every later call fails too: reopen the store.
+    /// - [`StoreError::Incompatible`]: not completed; `manifest` is one that no engine would accept.
+    ///
+    /// # Panics
+    /// When the checkpoint was not begun, or was published or discarded already.
+    pub fn publish(
+        &mut self,
+        manifest: &Manifest,
+        retained: usize,
+        in_use: &dyn Fn(&str) -> bool,
+    ) -> Result<u64, StoreError> {
+        let id = manifest.checkpoint;
+        assert!(self.pending.contains(&id), "checkpoint {id} is published without having begun");
+        let bytes = self.encode(manifest)?;
+        let file_bytes = bytes.len() as u64;
+        let chk = self.chk(id);
+        let (temporary, path) = (chk.join(names::MANIFEST_TEMPORARY), chk.join(names::MANIFEST));
+        self.files.sync_dirs(&[&self.shared, &chk])?;
+        self.files.with_open(&temporary, OpenMode::CreateNew, |file| {
+            file.write(bytes)?;
+            file.sync_data()
+        })?;
+        // From here on the checkpoint may be complete, whatever this process learns of it.
+        let renamed = self.files.rename(&temporary, &path).and_then(|()| self.files.sync_dir(&chk));
+        self.pending.remove(&id);
+        match renamed {
+            Ok(()) => self.retention.complete(id, references_of(manifest)),
+            Err(error) => {
+                self.retention.uncertain_outcome(id, references_of(manifest));
+                return Err(match error {
+                    StoreError::Io { source, .. } => {
+                        StoreError::OutcomeUnknown { checkpoint: id, path, source }
+                    }
+                    other => other,
+                });
+            }
+        }
+        self.release(retained);
+        if let Err(error) = self.clean(in_use) {
+            tracing::warn!(%error, "files that no checkpoint needs any longer stay for now");
+        }
+        Ok(file_bytes)
+    }
+
+    /// The bytes of a manifest that every reader will accept.
+    fn encode(&self, manifest: &Manifest) -> Result<Vec<u8>, StoreError> {
+        let refuse = |why: String| {
+            StoreError::Incompatible(format!("checkpoint {} cannot be published: {why}", manifest.checkpoint))
+        };
+        if manifest.job != self.job {
+            return Err(refuse(format!("it belongs to job {:?}, not to job {:?}", manifest.job, self.job)));
+        }
+        manifest::validate(manifest).map_err(|violation| refuse(violation.to_string()))?;
+        verify_channel_files(&self.dir, manifest).map_err(|error| refuse(error.to_string()))?;
+        let bytes = manifest::encode(manifest);
+        if bytes.len() as u64 > manifest::BODY_BYTES_MAX {
+            return Err(refuse(format!("its manifest would have {} bytes", bytes.len())));
+        }
+        Ok(bytes)
+    }
+
+    /// Drops a checkpoint that was not published: deletes `files`, paths below [`CheckpointStore::dir`] that tasks
+    /// wrote for it, and all else in its directory, except what a checkpoint or `in_use` names.
+    ///
+    /// Also for files of a late or unknown acknowledgement. A checkpoint of unknown outcome
+    /// ([`StoreError::OutcomeUnknown`]) keeps everything.
+    ///
+    /// # Errors
+    /// [`StoreError::Io`]: some files are left; a later call of this or of [`CheckpointStore::publish`] tries again.
+    pub fn discard(
+        &mut self,
+        id: CheckpointId,
+        files: &[String],
+        in_use: &dyn Fn(&str) -> bool,
+    ) -> Result<(), StoreError> {
+        if self.retention.uncertain().any(|uncertain| uncertain == id) {
+            return Ok(());
+        }
+        if self.pending.remove(&id) {
+            self.dead.insert(id);
+        }
+        self.retention.discard(files.iter().cloned());
+        self.clean(in_use)
+    }
+
+    /// Deletes every segment that no checkpoint and not `in_use` names, also those that this store was never told of,
+    /// such as the unfinished ones of a failed attempt. To be called while no attempt runs.
+    ///
+    /// # Errors
+    /// [`StoreError::Io`]: some files are left; a later call tries again.
+    pub fn sweep(&mut self, in_use: &dyn Fn(&str) -> bool) -> Result<(), StoreError> {
+        for entry in self.files.list(&self.shared)? {
+            let Some((attempt, checkpoint)) = names::parse_segment(&entry.name) else { continue };
+            // A name that is the only trace of its ids must stay until a directory carries higher ones.
+            if attempt.0 <= self.attempts.durable && checkpoint.0 <= self.checkpoints.durable {
+                self.retention.discard([format!("{}/{}", names::SHARED, entry.name)]);
+            }
+        }
+        self.clean(in_use)
+    }
+
+    /// Deletes the manifests of the checkpoints that are not retained. They must be gone for good before the first
+    /// file goes that they name: an incomplete checkpoint must not look complete after a power failure.
+    fn release(&mut self, retained: usize) {
+        for id in self.retention.to_release(retained) {
+            let chk = self.chk(id);
+            if let Err(error) = self.files.remove(&chk.join(names::MANIFEST)) {
+                tracing::warn!(%error, checkpoint = id.0, "a checkpoint stays that should go");
+                continue;
+            }
+            match self.files.sync_dir(&chk) {
+                Ok(()) => {
+                    self.retention.released(id);
+                    self.dead.insert(id);
+                }
+                Err(error) => {
+                    tracing::warn!(%error, checkpoint = id.0, "the files of a released checkpoint stay");
+                    self.retention.release_uncertain(id);
+                }
+            }
+        }
+    }
+
+    /// Deletes what may be deleted; goes on after an error and returns the first one.
+    fn clean(&mut self, in_use: &dyn Fn(&str) -> bool) -> Result<(), StoreError> {
+        let mut result = Ok(());
+        for path in self.retention.deletable(in_use) {
+            match self.files.remove(&self.dir.join(&path)) {
+                Ok(()) => self.retention.deleted(&path),
+                Err(error) => result = result.and(Err(error)),
+            }
+        }
+        if !self.retention.is_blind() {
+            for id in self.dead.clone() {
+                result = result.and(self.empty_dir(id, in_use));
+            }
+        }
+        self.remove_empty_dirs();
+        result
+    }
+
+    /// Deletes the files of a checkpoint directory that holds no checkpoint.
+    fn empty_dir(&mut self, id: CheckpointId, in_use: &dyn Fn(&str) -> bool) -> Result<(), StoreError> {
+        let name = names::checkpoint_dir(id);
+        let entries = match self.files.list(&self.chk(id)) {
+            Err(StoreError::Io { source, .. }) if source.kind() == std::io::ErrorKind::NotFound => {
+                self.dead.remove(&id);
+                return Ok(());
+            }
+            other => other?,
+        };
+        let mut result = Ok(());
+        for entry in entries.iter().filter(|e| !e.is_dir && e.name != names::MANIFEST) {
+            let path = format!("{name}/{}", entry.name);
+            if self.retention.may_delete(&path, in_use) {
+                result = result.and(self.files.remove(&self.dir.join(&path)));
+            }
+        }
+        result
+    }
+
+    /// Removes dead directories, except the highest durable one, which keeps its id from being used again. One that
+    /// still holds something refuses and waits for the next cleaning.
+    fn remove_empty_dirs(&mut self) {
+        if self.retention.is_blind() {
+            return;
+        }
+        let (files, dir, newest) = (&self.files, &self.dir, self.checkpoints.durable);
+        let stays = |id: &CheckpointId| {
+            id.0 >= newest || files.remove_dir(&dir.join(names::checkpoint_dir(*id))).is_err()
+        };
+        self.dead.retain(stays);
+    }
+
+    fn has_manifest(&self, id: CheckpointId) -> Result<bool, StoreError> {
+        Ok(self.files.list(&self.chk(id))?.iter().any(|entry| entry.name == names::MANIFEST))
+    }
+
+    fn chk(&self, id: CheckpointId) -> PathBuf {
+        self.dir.join(names::checkpoint_dir(id))
+    }
+}
+
+fn references_of(manifest: &Manifest) -> References {
+    References::Known(manifest.files().map(str::to_owned).collect())
+}

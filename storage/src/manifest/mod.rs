@@ -2,7 +2,17 @@
 //!
 //! It lists, for each operator and subtask, the small state itself, the segments that hold keyed state, the
 //! committables of sinks, and the in-flight data of channels. Paths in it are relative to the job's directory, never
-//! absolute, never with `..`.
+//! absolute, never with `..`. The file format is [`codec`]'s; what content is acceptable, [`validate`] says.
+
+mod codec;
+mod validate;
+
+#[cfg(test)]
+mod tests;
+
+pub use codec::{BODY_BYTES_MAX, HEADER_BYTES, VERSION, decode, encode, file_bytes};
+pub use validate::{Violation, validate};
+pub(crate) use validate::{is_component, is_relative_path};
 
 use crate::codec::Schema;
 use crate::ids::{AttemptId, CheckpointId};
@@ -114,6 +124,19 @@ pub struct ChannelState {
     pub records: u64,
     /// The encoded records, one after another.
     pub data: Payload,
+}
+
+impl Manifest {
+    /// Paths of all files that this manifest names, below the job's directory; a file of several payloads comes
+    /// several times.
+    pub fn files(&self) -> impl Iterator<Item = &str> {
+        let segments = self.operators.iter().flat_map(|o| &o.subtasks).flat_map(|s| &s.segments);
+        let payloads = self.channels.iter().filter_map(|c| match &c.data {
+            Payload::Inline(_) => None,
+            Payload::File { path, .. } => Some(path.as_str()),
+        });
+        segments.map(|s| s.path.as_str()).chain(payloads)
+    }
 }
 
 /// Which end of a channel captured in-flight data.

@@ -1,0 +1,118 @@
+//! Names of files and directories below a job's checkpoint directory.
+//!
+//! Names carry the ids they were made for, so that ids are never used again even where nothing but a name is left of
+//! them. A number is written in one way only: decimal, no sign, no leading zero.
+
+use crate::ids::{AttemptId, CheckpointId};
+use crate::manifest::is_relative_path;
+
+/// The directory of segments.
+pub const SHARED: &str = "shared";
+/// The manifest within a checkpoint's directory.
+pub const MANIFEST: &str = "MANIFEST";
+/// A manifest that is being written.
+pub(super) const MANIFEST_TEMPORARY: &str = "MANIFEST.tmp";
+/// The file whose lock the job's engine holds.
+pub const LOCK: &str = "LOCK";
+
+/// Path, below the job's directory, of the segment that `subtask` of `vertex` writes for `checkpoint`.
+pub fn segment_path(attempt: AttemptId, checkpoint: CheckpointId, vertex: u32, subtask: u32) -> String {
+    format!("{SHARED}/seg-a{attempt}-c{checkpoint}-{vertex}-{subtask}")
+}
+
+/// Path, below the job's directory, of the file of in-flight data that `subtask` of `vertex` writes for `checkpoint`.
+pub fn channel_path(attempt: AttemptId, checkpoint: CheckpointId, vertex: u32, subtask: u32) -> String {
+    format!("chk-{checkpoint}/channel-a{attempt}-{vertex}-{subtask}")
+}
+
+/// Name of a checkpoint's directory.
+pub fn checkpoint_dir(id: CheckpointId) -> String {
+    format!("chk-{id}")
+}
+
+/// Name of the empty directory that makes an attempt's number durable.
+pub(super) fn attempt_dir(id: AttemptId) -> String {
+    format!("attempt-{id}")
+}
+
+pub(super) fn parse_checkpoint_dir(name: &str) -> Option<CheckpointId> {
+    number(name.strip_prefix("chk-")?).map(CheckpointId)
+}
+
+pub(super) fn parse_attempt_dir(name: &str) -> Option<AttemptId> {
+    number(name.strip_prefix("attempt-")?).map(AttemptId)
+}
+
+/// The ids in a segment's file name.
+pub(super) fn parse_segment(name: &str) -> Option<(AttemptId, CheckpointId)> {
+    let mut parts = name.strip_prefix("seg-a")?.splitn(3, '-');
+    let attempt = number(parts.next()?)?;
+    let checkpoint = number(parts.next()?.strip_prefix('c')?)?;
+    parts.next().map(|_| (AttemptId(attempt), CheckpointId(checkpoint)))
+}
+
+/// True for a path that names a segment or a file of in-flight data: what the store may delete when a manifest or a
+/// task named it. A manifest from elsewhere could as well name the lock or another manifest.
+pub(super) fn is_data_file(path: &str) -> bool {
+    match path.split_once('/') {
+        Some((dir, file)) if is_relative_path(path) && !file.contains('/') => {
+            dir == SHARED && parse_segment(file).is_some()
+                || parse_checkpoint_dir(dir).is_some() && file != MANIFEST && file != MANIFEST_TEMPORARY
+        }
+        _ => false,
+    }
+}
+
+fn number(text: &str) -> Option<u64> {
+    text.parse().ok().filter(|n: &u64| n.to_string() == text)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ids_in_names_are_read_back() {
+        let (attempt, checkpoint) = (AttemptId(3), CheckpointId(41));
+        let segment = segment_path(attempt, checkpoint, 2, 7);
+        assert_eq!(segment, "shared/seg-a3-c41-2-7");
+        assert_eq!(parse_segment(segment.strip_prefix("shared/").unwrap()), Some((attempt, checkpoint)));
+        assert_eq!(parse_checkpoint_dir(&checkpoint_dir(checkpoint)), Some(checkpoint));
+        assert_eq!(parse_attempt_dir(&attempt_dir(attempt)), Some(attempt));
+        assert_eq!(channel_path(attempt, checkpoint, 2, 7), "chk-41/channel-a3-2-7");
+    }
+
+    #[test]
+    fn other_names_are_not_taken_for_ours() {
+        for name in
+            ["chk-", "chk-x", "chk--1", "chk-+1", "chk-01", "chk-1x", "chk-18446744073709551616", "xchk-1"]
+        {
+            assert_eq!(parse_checkpoint_dir(name), None, "{name}");
+        }
+        for name in ["seg-a1", "seg-a1-2-3-4", "seg-a1-c2", "seg-a-c2-1-1", "seg-a1-c-1-1", "seg-b1-c2-3-4"] {
+            assert_eq!(parse_segment(name), None, "{name}");
+        }
+    }
+
+    #[test]
+    fn only_segments_and_in_flight_data_are_data_files() {
+        for path in ["shared/seg-a1-c2-3-4", "chk-2/channel-a1-3-4"] {
+            assert!(is_data_file(path), "{path}");
+        }
+        for path in [
+            "LOCK",
+            "attempt-1",
+            "shared",
+            "shared/notes",
+            "chk-2",
+            "chk-2/MANIFEST",
+            "chk-2/MANIFEST.tmp",
+            "chk-2/a/b",
+            "shared/../LOCK",
+            "/shared/seg-a1-c2-3-4",
+            "other/seg-a1-c2-3-4",
+        ] {
+            assert!(!is_data_file(path), "{path}");
+        }
+    }
+}
