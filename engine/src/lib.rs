@@ -1,4 +1,5 @@
 //! Thalweg: an embeddable, single-node stream engine with exactly-once checkpoints.
+pub mod barrier;
 pub mod clock;
 pub mod connector;
 pub mod control;
