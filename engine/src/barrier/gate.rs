@@ -94,7 +94,9 @@ impl Gate {
     /// snapshot from now on; the others wait for their cuts.
     pub fn trigger(&mut self, checkpoint: CheckpointId, mode: CheckpointMode) {
         let Some(index) = self.find_or_open(checkpoint) else { return };
-        if self.rounds[index].snapshotted || (broken!(self, TriggerForSourcesOnly) && !self.channels.is_empty()) {
+        if self.rounds[index].snapshotted
+            || (broken!(self, TriggerForSourcesOnly) && !self.channels.is_empty())
+        {
             return;
         }
         self.rounds[index].triggered(mode);
@@ -105,10 +107,15 @@ impl Gate {
     ///
     /// Counts until the task has snapshotted, and not for a checkpoint triggered as aligned for good or at-least-once.
     pub fn expire(&mut self, checkpoint: CheckpointId) {
-        if broken!(self, EarlyExpiryForgotten) && !self.rounds.iter().any(|round| round.checkpoint == checkpoint) {
+        if broken!(self, EarlyExpiryForgotten)
+            && !self.rounds.iter().any(|round| round.checkpoint == checkpoint)
+        {
             return;
         }
         let Some(index) = self.find_or_open(checkpoint) else { return };
+        if broken!(self, FirstModeSticks) && self.rounds[index].started {
+            return;
+        }
         self.rounds[index].expire();
         self.refresh();
     }
@@ -183,10 +190,7 @@ impl Gate {
         let facts = &mut self.channels[channel];
         debug_assert!(batches >= facts.consumed, "channel {channel} goes back to {batches}");
         facts.consumed = batches;
-        if let Some(capture) = &mut facts.capture {
-            if broken!(self, CaptureFollowsConsumed) {
-                capture.next = capture.next.max(batches);
-            }
+        if let Some(capture) = &facts.capture {
             assert!(
                 batches <= capture.next,
                 "batch {} of channel {channel} was consumed before it was captured for checkpoint {}",
@@ -274,7 +278,10 @@ impl Gate {
 
     /// The task has acknowledged the round; nothing more is expected of it.
     pub fn acknowledged(&mut self, checkpoint: CheckpointId) {
-        debug_assert!(self.complete(checkpoint), "checkpoint {checkpoint} acknowledged before it is complete");
+        debug_assert!(
+            self.complete(checkpoint),
+            "checkpoint {checkpoint} acknowledged before it is complete"
+        );
         if let Some(index) = self.index_of(checkpoint) {
             self.forget(index);
         }
@@ -346,7 +353,8 @@ impl Gate {
         for index in 0..self.rounds.len() {
             let round = &self.rounds[index];
             let Some(bound) = self.bound(round, channel) else { continue };
-            let seen_is_enough = (broken!(self, AtLeastOnceWhenAnnounced) && round.mode() == BarrierMode::AtLeastOnce)
+            let seen_is_enough = (broken!(self, AtLeastOnceWhenAnnounced)
+                && round.mode() == BarrierMode::AtLeastOnce)
                 || (broken!(self, EndWhenSeen) && round.cut(channel).is_none());
             if consumed >= bound || seen_is_enough {
                 let kind = self.channels[channel].kind;
@@ -392,7 +400,7 @@ impl Gate {
     fn next_ready(&self) -> Option<Ready> {
         let mut waiting = self.rounds.iter().filter(|round| round.started && !round.snapshotted);
         if broken!(self, YoungerFirst) {
-            let round = waiting.find(|round| round.aligned())?;
+            let round = waiting.rfind(|round| round.aligned())?;
             return Some(Ready { checkpoint: round.checkpoint, mode: round.mode() });
         }
         let round = waiting.next()?;
@@ -446,7 +454,7 @@ pub(super) enum Fault {
     EndWhenSeen,
     /// A channel whose end is announced is not captured.
     EndedNotCaptured,
-    /// Later unaligned announcements do not change a round's mode.
+    /// A round keeps the mode it was first heard of with, whatever is announced or runs out later.
     FirstModeSticks,
     /// A timer that runs out before the round is known is forgotten.
     EarlyExpiryForgotten,
@@ -456,7 +464,7 @@ pub(super) enum Fault {
     AbortKeepsHolding,
     /// An announcement of a dead round bounds the running capture.
     ObsoleteSetsBound,
-    /// A younger round may snapshot before an older one.
+    /// The youngest round that can snapshot does.
     YoungerFirst,
     /// A younger announcement ends older rounds that still align.
     NewerKillsOlder,
@@ -470,8 +478,6 @@ pub(super) enum Fault {
     CaptureStartsLate,
     /// The capture leaves out its last batch.
     CaptureEndsEarly,
-    /// The capture cursor jumps to what was consumed.
-    CaptureFollowsConsumed,
     /// A round is complete although captures are open.
     CompleteAtSnapshot,
     /// Tasks with inputs ignore the trigger.
@@ -482,6 +488,11 @@ pub(super) enum Fault {
 
 #[cfg(test)]
 impl Gate {
+    /// Rounds in use, and rounds kept for reuse.
+    pub(super) fn held_rounds(&self) -> (usize, usize) {
+        (self.rounds.len(), self.spare.len())
+    }
+
     /// What a newer announcement must never do.
     fn break_newer_kills_older(&mut self, checkpoint: CheckpointId) {
         if !broken!(self, NewerKillsOlder) {

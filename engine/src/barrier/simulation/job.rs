@@ -4,7 +4,7 @@ use super::plan::{Plan, Rng, TIMEOUT};
 use crate::barrier::gate::Fault;
 use crate::barrier::{Announcement, BarrierMode, ChannelKind, Gate, Look, Mark};
 use crate::control::CheckpointMode;
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use thalweg_storage::CheckpointId;
 
 /// Steps after which a schedule counts as never ending.
@@ -21,6 +21,7 @@ pub enum DriverFault {
     OutboxBeforeCapture,
     RestoredUncounted,
     AnnouncesLate,
+    ConsumesUncaptured,
 }
 
 /// What a schedule came to.
@@ -157,6 +158,8 @@ pub struct Job<'a> {
     completed: Option<Vec<Snapshot>>,
     /// What producers announced in this attempt, by checkpoint and channel.
     cuts: BTreeMap<(CheckpointId, usize), u64>,
+    /// Timers that have run out, by checkpoint and task.
+    expired: BTreeSet<(CheckpointId, usize)>,
     triggers: usize,
     aborts: usize,
     expiries: usize,
@@ -185,6 +188,7 @@ impl<'a> Job<'a> {
             pending: BTreeMap::new(),
             completed: None,
             cuts: BTreeMap::new(),
+            expired: BTreeSet::new(),
             triggers: plan.triggers,
             aborts: plan.aborts,
             expiries: plan.expiries,
@@ -215,7 +219,7 @@ impl<'a> Job<'a> {
             }
             // The environment acts rarely, lest every schedule begin with all of it.
             let mut step = steps[self.rng.below(steps.len())];
-            if progress > 0 && !self.rng.chance(10) {
+            if progress > 0 && !self.rng.chance(20) {
                 step = steps[self.rng.below(progress)];
                 if let Some(task) = self.task_of(step)
                     && !self.rng.chance(self.eagerness[task])
@@ -277,7 +281,8 @@ impl<'a> Job<'a> {
                     queue.push_back(batch.to_vec());
                     rest = more;
                 }
-                let pushed = if self.fault == Some(DriverFault::RestoredUncounted) { 0 } else { queue.len() as u64 };
+                let pushed =
+                    if self.fault == Some(DriverFault::RestoredUncounted) { 0 } else { queue.len() as u64 };
                 Channel {
                     restored: queue.len(),
                     pushed,
@@ -363,7 +368,8 @@ impl<'a> Job<'a> {
             if state.held.front().is_some_and(|held| state.gate.complete(held.checkpoint)) {
                 steps.push(Step::Acknowledge(task));
             }
-            let through = plan.records.is_none_or(|records| state.position == records) && state.gate.all_ended();
+            let through =
+                plan.records.is_none_or(|records| state.position == records) && state.gate.all_ended();
             if !state.finished && through && self.outboxes_empty(task) && self.side_rings_have_room(task) {
                 steps.push(Step::Finish(task));
             }
@@ -410,23 +416,21 @@ impl<'a> Job<'a> {
         if self.aborts > 0 && !self.pending.is_empty() {
             steps.push(Step::Abort);
         }
-        let timeouts = self.pending.values().any(|pending| pending.mode == TIMEOUT);
-        // Behind a sink that never consumes, timers run out in the end.
-        let late = self.plan.sinks_frozen && !progress;
-        if timeouts && self.expiries > 0 {
-            steps.extend((0..self.tasks.len()).map(Step::Expire));
-        } else if timeouts && late {
-            let pending = self.pending.keys().copied().collect::<Vec<_>>();
-            let holds = |task: &Task, id| !task.held.iter().any(|held| held.checkpoint == id);
-            steps.extend((0..self.tasks.len()).filter(|&task| {
-                let state = &self.tasks[task];
-                let acknowledged = |id: &CheckpointId| self.pending[id].acknowledged[task].is_some();
-                pending.iter().any(|id| holds(state, *id) && !acknowledged(id)) && state.gate.ready().is_none()
-            }).map(Step::Expire));
+        // Behind a sink that never consumes, every timer runs out in the end.
+        if self.expiries > 0 || (self.plan.sinks_frozen && !progress) {
+            steps.extend(
+                (0..self.tasks.len()).filter(|&task| self.timer_of(task).is_some()).map(Step::Expire),
+            );
         }
-        if self.crashes > 0 {
+        if self.crashes > 0 && (self.completed.is_some() || self.newest > 2) {
             steps.push(Step::Crash);
         }
+    }
+
+    /// The pending checkpoint whose alignment timer is still running at a task.
+    fn timer_of(&self, task: usize) -> Option<CheckpointId> {
+        let (&checkpoint, pending) = self.pending.last_key_value()?;
+        (pending.mode == TIMEOUT && !self.expired.contains(&(checkpoint, task))).then_some(checkpoint)
     }
 
     /// An unaligned or timeout checkpoint is pending alone; others overlap up to the configured number.
@@ -454,7 +458,9 @@ impl<'a> Job<'a> {
             }
             Step::EndLook(channel) => {
                 let state = &mut self.channels[channel];
-                let Reading::Drained(look) = std::mem::replace(&mut state.reading, Reading::No) else { return Ok(()) };
+                let Reading::Drained(look) = std::mem::replace(&mut state.reading, Reading::No) else {
+                    return Ok(());
+                };
                 let seen = look.end(state.pushed.max(state.restored as u64));
                 let beyond = self.fault == Some(DriverFault::SideRingFirst)
                     || self.fault == Some(DriverFault::SeesBeyondCut) && look.rereads();
@@ -494,14 +500,19 @@ impl<'a> Job<'a> {
                 let nth = self.rng.below(self.pending.len());
                 let checkpoint = *self.pending.keys().nth(nth).expect("enabled");
                 self.pending.remove(&checkpoint);
-                self.tasks.iter_mut().for_each(|task| task.mailbox.push_back(Command::Abort(checkpoint)));
+                for task in &mut self.tasks {
+                    // A trigger that was not delivered yet may be withdrawn; then the abort comes first of all.
+                    if self.rng.chance(50) {
+                        task.mailbox.retain(|c| !matches!(c, Command::Trigger(id, _) if *id == checkpoint));
+                    }
+                    task.mailbox.push_back(Command::Abort(checkpoint));
+                }
             }
             Step::Expire(task) => {
                 self.expiries = self.expiries.saturating_sub(1);
-                let timeouts = self.pending.iter().filter(|(_, pending)| pending.mode == TIMEOUT);
-                if let Some((&checkpoint, _)) = timeouts.last() {
-                    self.tasks[task].gate.expire(checkpoint);
-                }
+                let checkpoint = self.timer_of(task).expect("enabled");
+                self.expired.insert((checkpoint, task));
+                self.tasks[task].gate.expire(checkpoint);
             }
             Step::Crash => {
                 self.crashes -= 1;
@@ -537,7 +548,8 @@ impl<'a> Job<'a> {
     fn process(&mut self, channel: usize) -> Result<(), Violation> {
         let (task, input) = self.input(channel);
         let next = self.tasks[task].gate.capture(input).map(|capture| capture.next);
-        if next.is_some_and(|next| next <= self.channels[channel].consumed) {
+        let uncaptured = next.is_some_and(|next| next <= self.channels[channel].consumed);
+        if uncaptured && !self.is(DriverFault::ConsumesUncaptured) {
             self.capture(channel)?;
         }
         let state = &mut self.channels[channel];
@@ -555,7 +567,10 @@ impl<'a> Job<'a> {
         }
         let next = &mut self.tasks[task].next[record.lane];
         if record.number > *next {
-            return Err(format!("task {task} lost records {next}..{} of lane {}", record.number, record.lane));
+            return Err(format!(
+                "task {task} lost records {next}..{} of lane {}",
+                record.number, record.lane
+            ));
         }
         if record.number < *next && self.plan.mode != CheckpointMode::AtLeastOnce {
             return Err(format!("task {task} sees record {} of lane {} again", record.number, record.lane));
@@ -586,7 +601,8 @@ impl<'a> Job<'a> {
             }
         };
         let held = self.tasks[task].held.iter_mut().find(|held| held.checkpoint == capture.checkpoint);
-        held.ok_or("a capture is open for a round that is not held")?.snapshot.captures[input].extend(records);
+        held.ok_or("a capture is open for a round that is not held")?.snapshot.captures[input]
+            .extend(records);
         self.tasks[task].gate.captured(input, capture.next + 1);
         Ok(())
     }
@@ -624,7 +640,8 @@ impl<'a> Job<'a> {
                 }
             }
         }
-        let switched = ready.unaligned() && self.pending.get(&ready.checkpoint).is_some_and(|p| p.mode == TIMEOUT);
+        let switched =
+            ready.unaligned() && self.pending.get(&ready.checkpoint).is_some_and(|p| p.mode == TIMEOUT);
         self.outcome.switched += usize::from(switched);
         let left_out = self.is(DriverFault::OutboxLeftOut);
         let position = |&channel: &usize| {
@@ -652,7 +669,10 @@ impl<'a> Job<'a> {
         // A batch in progress is captured before its next record, here at the latest moment or the earliest.
         for &channel in &plan.inputs {
             let (_, input) = self.input(channel);
-            let open = self.tasks[task].gate.capture(input).is_some_and(|capture| capture.bound != Some(capture.next));
+            let open = self.tasks[task]
+                .gate
+                .capture(input)
+                .is_some_and(|capture| capture.bound != Some(capture.next));
             if open && self.channels[channel].current.is_some() && self.rng.chance(50) {
                 self.capture(channel).expect("the batch in progress is there");
             }

@@ -89,7 +89,7 @@ impl Plan {
             .map(|task| TaskPlan {
                 inputs: vec![],
                 outputs: vec![],
-                records: (task < sources).then(|| rng.range(0, 9) as u32),
+                records: (task < sources).then(|| rng.range(0, 24) as u32),
                 fan_out: if rng.chance(30) { rng.range(2, 3) as u32 } else { 1 },
                 broadcast: rng.chance(20),
                 own_lanes: vec![],
@@ -138,9 +138,9 @@ impl Plan {
             concurrent: rng.range(1, 3),
             drains: rng.chance(30),
             savepoint_percent: [0, 30][rng.below(2)],
-            triggers: rng.range(1, 6),
+            triggers: rng.range(1, 8),
             aborts: rng.below(3),
-            expiries: rng.below(12),
+            expiries: rng.below(16),
             crashes: rng.below(3),
             sinks_frozen: false,
         };
@@ -185,7 +185,8 @@ impl Plan {
                 if plan.broadcast {
                     Some((output as usize, lanes[output as usize], number))
                 } else {
-                    (number % outputs == output).then(|| (output as usize, lanes[output as usize], number / outputs))
+                    (number % outputs == output)
+                        .then(|| (output as usize, lanes[output as usize], number / outputs))
                 }
             })
         })
@@ -200,7 +201,8 @@ impl Plan {
             return caused;
         }
         let outputs = producer.outputs.len() as u32;
-        let output = producer.outputs.iter().position(|&c| c == channel).expect("lanes follow channels") as u32;
+        let output =
+            producer.outputs.iter().position(|&c| c == channel).expect("lanes follow channels") as u32;
         (caused + outputs - 1 - output) / outputs
     }
 
