@@ -205,8 +205,7 @@ pub trait SinkWriter: Send + 'static {
     ///
     /// # Errors
     /// The attempt fails.
-    fn prepare(&mut self, checkpoint: CheckpointId, end: bool)
-    -> Result<SinkSnapshot<Self::State>, BoxError>;
+    fn prepare(&mut self, checkpoint: CheckpointId, end: bool) -> Result<SinkSnapshot<Self::State>, BoxError>;
 
     /// True when everything that `prepare(checkpoint)` promised is durable; polled until then.
     ///

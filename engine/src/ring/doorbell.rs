@@ -10,7 +10,5 @@ pub trait Wake: Send + Sync + 'static {
 pub struct Doorbell(Arc<()>);
 impl Doorbell {
     /// Rings.
-    pub fn ring(&self) {
-        let _ = &self.0;
-    }
+    pub fn ring(&self) { let _ = &self.0; }
 }
