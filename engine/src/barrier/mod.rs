@@ -17,9 +17,11 @@
 //! # How a task drives its gate
 //! In each poll, and between records while it works through a batch:
 //! 1. Commands in the order in which they came: [`Gate::trigger`], [`Gate::abort`]. Timers that ran out: [`Gate::expire`].
+//!    Every task arms its own timer, a source too: one that drains its outbox before an aligned snapshot may wait for a task
+//!    that has turned unaligned and waits, on an aligned-only channel, for it.
 //! 2. For every input, also while blocked on output: a [`Look`], announcements to [`Gate::announce`] as they are drained.
 //! 3. [`Gate::ready`]: when there is a round, every output's side ring has room, and (savepoints) the outbox is drained,
-//!    then in one step, with no record, timer or callback in between: announce on every output
+//!    then in one step, no record half done and no timer or callback in between: announce on every output
 //!    ([`Ready::announcement`]; a finished task announces nothing more), snapshot state and outbox, [`Gate::snapshotted`].
 //! 4. Records: take batches below both [`Gate::limit`] and the visible end. Before touching a batch that an open
 //!    [`Gate::capture`] has not passed yet (`next` at most its position), capture what is left of it, whole records from

@@ -330,7 +330,6 @@ impl<'a> Job<'a> {
         outputs.iter().all(|&c| self.channels[c].side.len() < self.plan.channels[c].side_entries)
     }
 
-    /// All output is on its way: with open batches too, or only sealed ones.
     fn outboxes_empty(&self, task: usize) -> bool {
         self.tasks[task].outboxes.iter().all(|outbox| outbox.sealed.is_empty() && outbox.open.is_empty())
     }
@@ -342,11 +341,10 @@ impl<'a> Job<'a> {
 
     /// Back-pressure: nothing is processed while sealed output waits, or an aligned snapshot waits for the outbox.
     fn may_work(&self, task: usize) -> bool {
-        let task_state = &self.tasks[task];
-        !task_state.finished
-            && task_state.outboxes.iter().all(|outbox| outbox.sealed.is_empty())
-            && !self.draining(task)
-            && !(self.plan.sinks_frozen && self.plan.is_sink(task))
+        let state = &self.tasks[task];
+        let blocked = state.outboxes.iter().any(|outbox| !outbox.sealed.is_empty());
+        let frozen = self.plan.sinks_frozen && self.plan.is_sink(task);
+        !(state.finished || blocked || frozen || self.draining(task))
     }
 
     fn enabled(&self, steps: &mut Vec<Step>) {
@@ -416,8 +414,10 @@ impl<'a> Job<'a> {
         if self.aborts > 0 && !self.pending.is_empty() {
             steps.push(Step::Abort);
         }
-        // Behind a sink that never consumes, every timer runs out in the end.
-        if self.expiries > 0 || (self.plan.sinks_frozen && !progress) {
+        // Where nothing else happens, every timer runs out in the end. Checkpoints may depend on it: behind a sink that never
+        // consumes; or when a task that drains its outbox before an aligned snapshot feeds, by another way, a task that
+        // has turned unaligned and stops at its cuts until this one announces on an aligned-only channel.
+        if self.expiries > 0 || !progress {
             steps.extend(
                 (0..self.tasks.len()).filter(|&task| self.timer_of(task).is_some()).map(Step::Expire),
             );
