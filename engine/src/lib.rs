@@ -2,5 +2,6 @@
 pub mod clock;
 pub mod connector;
 pub mod control;
+pub mod coordinator;
 pub mod ring;
 pub mod task;

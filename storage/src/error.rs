@@ -48,6 +48,16 @@ pub enum StoreError {
         /// The locked directory.
         path: PathBuf,
     },
+    /// A manifest was renamed to its final name, but whether that will survive a crash is unknown. Nothing that it
+    /// names may be deleted, and nothing older may be acted on: the job stops, and a new start reads what is there.
+    #[error("whether {} is durable is unknown: {source}", path.display())]
+    OutcomeUnknown {
+        /// The manifest.
+        path: PathBuf,
+        /// The system's answer to the operation after the rename.
+        #[source]
+        source: std::io::Error,
+    },
     /// Stored state does not fit the job that wants to restore it.
     #[error("{0}")]
     Incompatible(String),
