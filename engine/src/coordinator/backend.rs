@@ -1,0 +1,57 @@
+//! What the coordinator needs of a checkpoint directory.
+
+use std::path::Path;
+use thalweg_storage::manifest::Manifest;
+use thalweg_storage::{AttemptId, CheckpointId, StoreError};
+
+/// Storage of one job's checkpoints. All calls may block; the control thread makes them.
+pub trait CheckpointBackend: Send {
+    /// The job's directory; paths in manifests are relative to it.
+    fn dir(&self) -> &Path;
+
+    /// An attempt id that was never used on this directory.
+    ///
+    /// # Errors
+    /// The directory could not be written; the attempt is not started.
+    fn next_attempt(&mut self) -> Result<AttemptId, StoreError>;
+
+    /// Ids of the completed checkpoints that are kept, rising.
+    fn completed(&self) -> &[CheckpointId];
+
+    /// The newest completed checkpoint, durable before it is returned.
+    ///
+    /// # Errors
+    /// It exists but can't be read; it is never skipped silently.
+    fn latest(&self) -> Result<Option<Manifest>, StoreError>;
+
+    /// Prepares a checkpoint under an id higher than any ever attempted.
+    ///
+    /// # Errors
+    /// The checkpoint can't be taken; nothing has changed.
+    fn begin(&mut self) -> Result<CheckpointId, StoreError>;
+
+    /// Makes a checkpoint complete, then releases older ones until `retained` are left and deletes those of their files
+    /// that no retained manifest names and that are not `in_use`. Returns the number of bytes of the manifest.
+    ///
+    /// # Errors
+    /// - [`StoreError::OutcomeUnknown`]: it may or may not be complete; nothing has been deleted.
+    /// - any other: it is not complete, and older checkpoints are as they were.
+    fn publish(
+        &mut self,
+        manifest: &Manifest,
+        retained: usize,
+        in_use: &dyn Fn(&str) -> bool,
+    ) -> Result<u64, StoreError>;
+
+    /// Deletes those of a failed checkpoint's `files` that no retained manifest names and that are not `in_use`, and
+    /// what else belongs to that checkpoint alone. May be called several times for one id, with other files.
+    ///
+    /// # Errors
+    /// Some files remain; nothing else is wrong.
+    fn discard(
+        &mut self,
+        id: CheckpointId,
+        files: &[String],
+        in_use: &dyn Fn(&str) -> bool,
+    ) -> Result<(), StoreError>;
+}

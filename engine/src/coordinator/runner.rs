@@ -1,0 +1,404 @@
+//! The control thread's loop: feeds the core with reports, commands and time, and executes what it asks for.
+//!
+//! A runner needs no thread of its own: a simulation calls [`Runner::step`] itself. Everything that may block (the
+//! checkpoint directory, building an attempt) happens within a step, never on a worker.
+//!
+//! Always true:
+//! - each step takes in all of the mailbox before time is acted upon, and asks for the next step in the past rather than
+//!   loop by itself, so that a command is never kept waiting by work that repeats;
+//! - the checkpoint directory is released before the job's end is shown.
+
+use super::assemble::assemble;
+use super::backend::CheckpointBackend;
+use super::config::CoordinatorConfig;
+use super::core::Core;
+use super::deploy::{Deploy, DeployedOperator};
+use super::event::{Acknowledged, Action, Deployed, Event};
+use super::files::files_of;
+use super::pending::RequestId;
+use super::shared::{JobShared, JobStatus};
+use crate::clock::{Clock, Nanos};
+use crate::control::{CheckpointMode, Report, ReportSink, TaskId, WorkerCommand, WorkerLink};
+use crate::task::Task;
+use std::any::Any;
+use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::io;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::thread::{Builder, JoinHandle};
+use std::time::Duration;
+use thalweg_storage::manifest::Manifest;
+use thalweg_storage::{AttemptId, CheckpointId, StoreError};
+
+/// Time between two looks at the workers' heartbeats.
+const HEARTBEAT_LOOK: Duration = Duration::from_millis(100);
+
+/// What a coordinator is made of.
+pub struct RunnerParts {
+    /// Name of the job.
+    pub job: String,
+    /// Number of key groups of the job.
+    pub max_parallelism: u16,
+    /// Its settings.
+    pub config: CoordinatorConfig,
+    /// The engine's clock.
+    pub clock: Arc<dyn Clock>,
+    /// The workers that run the job's tasks.
+    pub workers: Vec<Arc<dyn WorkerLink>>,
+    /// Builds attempts.
+    pub deploy: Box<dyn Deploy>,
+    /// Where checkpoints go; without it there are none, and a restart begins from scratch.
+    pub backend: Option<Box<dyn CheckpointBackend>>,
+    /// What job handles see.
+    pub shared: Arc<JobShared>,
+}
+
+/// The coordinator of one job, with its effects.
+pub struct Runner {
+    core: Core,
+    job: String,
+    max_parallelism: u16,
+    retained: usize,
+    clock: Arc<dyn Clock>,
+    workers: Vec<Arc<dyn WorkerLink>>,
+    deploy: Box<dyn Deploy>,
+    backend: Option<Box<dyn CheckpointBackend>>,
+    shared: Arc<JobShared>,
+    mailbox: Receiver<Message>,
+    reports: Arc<dyn ReportSink>,
+    /// The latest attempt where no checkpoint directory counts them.
+    attempt: AttemptId,
+    operators: Vec<DeployedOperator>,
+    replies: HashMap<RequestId, Sender<Result<CheckpointId, String>>>,
+    requests: u64,
+    looked_at: Nanos,
+    shown_version: Option<u64>,
+    started: bool,
+}
+
+/// What arrives in a runner's mailbox.
+enum Message {
+    Report(Report),
+    Trigger(Option<CheckpointMode>, Sender<Result<CheckpointId, String>>),
+    Cancel,
+    Shutdown,
+}
+
+struct Mailbox(Sender<Message>);
+
+impl ReportSink for Mailbox {
+    fn report(&self, report: Report) {
+        // Nobody listens any more once the job has ended; then nothing depends on the report.
+        let _ = self.0.send(Message::Report(report));
+    }
+}
+
+/// Commands a coordinator from any thread. None of its functions blocks.
+#[derive(Clone)]
+pub struct CoordinatorHandle {
+    mailbox: Sender<Message>,
+}
+
+impl CoordinatorHandle {
+    /// Asks for a checkpoint, in the job's mode or in another. The answer is the completed checkpoint that meets the
+    /// request, or why there is none; the channel closes without one where the job ends first.
+    pub fn trigger_checkpoint(&self, mode: Option<CheckpointMode>) -> Receiver<Result<CheckpointId, String>> {
+        let (reply, answer) = channel();
+        let _ = self.mailbox.send(Message::Trigger(mode, reply));
+        answer
+    }
+
+    /// Cancels the job: its tasks are dropped, its completed checkpoints stay.
+    pub fn cancel(&self) {
+        let _ = self.mailbox.send(Message::Cancel);
+    }
+
+    /// Cancels the job and ends it within the shutdown's timeout, even if a worker does not let go of its tasks.
+    pub fn shutdown(&self) {
+        let _ = self.mailbox.send(Message::Shutdown);
+    }
+}
+
+impl Runner {
+    /// A coordinator that starts the job at its first step, and the handle that commands it.
+    pub fn new(parts: RunnerParts) -> (Self, CoordinatorHandle) {
+        let (sender, mailbox) = channel();
+        let runner = Runner {
+            core: Core::new(parts.config, parts.backend.is_some()),
+            job: parts.job,
+            max_parallelism: parts.max_parallelism,
+            retained: parts.config.checkpoint.retained.max(1),
+            clock: parts.clock,
+            workers: parts.workers,
+            deploy: parts.deploy,
+            backend: parts.backend,
+            shared: parts.shared,
+            mailbox,
+            reports: Arc::new(Mailbox(sender.clone())),
+            attempt: AttemptId(0),
+            operators: Vec::new(),
+            replies: HashMap::new(),
+            requests: 0,
+            looked_at: Nanos(0),
+            shown_version: None,
+            started: false,
+        };
+        (runner, CoordinatorHandle { mailbox: sender })
+    }
+
+    /// Acts on everything in the mailbox and on the time. Returns when to step again if nothing arrives before:
+    /// at once where that lies in the past, never of itself where `None`.
+    pub fn step(&mut self, now: Nanos) -> Option<Nanos> {
+        if !self.started {
+            self.started = true;
+            self.feed(now, Event::Start);
+        }
+        while let Ok(message) = self.mailbox.try_recv() {
+            self.receive(now, message);
+        }
+        self.look_at_workers(now);
+        self.feed(now, Event::Tick);
+        self.show();
+        let look = (!self.core.watched_workers().is_empty()).then(|| self.looked_at.after(HEARTBEAT_LOOK));
+        self.core.next_deadline().into_iter().chain(look).min()
+    }
+
+    /// True once the job has ended: no step is needed any more.
+    pub fn has_ended(&self) -> bool {
+        self.core.status().is_terminal()
+    }
+
+    /// Runs the job on a control thread of its own, which ends with the job.
+    ///
+    /// # Errors
+    /// The system refuses a thread; the job does not run.
+    pub fn spawn(mut self) -> io::Result<JoinHandle<()>> {
+        Builder::new().name("thalweg-control".to_owned()).spawn(move || {
+            // Declared before the loop, so that waiters are released even if the loop panics.
+            let _end = EndGuard(Arc::clone(&self.shared));
+            loop {
+                let deadline = self.step(self.clock.now());
+                if self.has_ended() {
+                    return;
+                }
+                let message = match deadline.map(|deadline| deadline.since(self.clock.now())) {
+                    Some(wait) if wait.is_zero() => continue,
+                    Some(wait) => self.mailbox.recv_timeout(wait).ok(),
+                    None => self.mailbox.recv().ok(),
+                };
+                if let Some(message) = message {
+                    self.receive(self.clock.now(), message);
+                }
+            }
+        })
+    }
+
+    fn receive(&mut self, now: Nanos, message: Message) {
+        match message {
+            Message::Report(report) => self.feed(now, Event::Report(report)),
+            Message::Trigger(mode, reply) => {
+                self.requests += 1;
+                let request = RequestId(self.requests);
+                self.replies.insert(request, reply);
+                self.feed(now, Event::Trigger { request, mode });
+            }
+            Message::Cancel => self.feed(now, Event::Cancel { give_up: false }),
+            Message::Shutdown => self.feed(now, Event::Cancel { give_up: true }),
+        }
+    }
+
+    fn look_at_workers(&mut self, now: Nanos) {
+        if now < self.looked_at.after(HEARTBEAT_LOOK) {
+            return;
+        }
+        self.looked_at = now;
+        for worker in self.core.watched_workers() {
+            let link = &self.workers[worker];
+            let event = Event::Heartbeat { worker, beats: link.heartbeat(), polling: link.polling() };
+            self.feed(now, event);
+        }
+    }
+
+    fn feed(&mut self, now: Nanos, event: Event) {
+        let mut actions = VecDeque::from(self.core.handle(now, event));
+        while let Some(action) = actions.pop_front() {
+            if let Some(event) = self.execute(action) {
+                actions.extend(self.core.handle(self.clock.now(), event));
+            }
+        }
+    }
+
+    /// Does what the core asks for and returns the answer where it waits for one.
+    fn execute(&mut self, action: Action) -> Option<Event> {
+        match action {
+            Action::Deploy => return Some(self.deploy_next()),
+            Action::Begin => return self.begin(),
+            Action::Publish(acknowledged) => return self.publish(acknowledged),
+            Action::Broadcast(attempt, command) => {
+                for link in &self.workers {
+                    link.send(WorkerCommand::Broadcast(attempt, command.clone()));
+                }
+            }
+            Action::CancelAttempt(attempt) => {
+                for link in &self.workers {
+                    link.send(WorkerCommand::Cancel(attempt));
+                }
+            }
+            Action::Discard { id, files } => {
+                if let Some(backend) = &mut self.backend {
+                    let core = &self.core;
+                    if let Err(error) = backend.discard(id, &files, &|path| core.in_use(path)) {
+                        tracing::warn!(job = self.job, checkpoint = id.0, %error, "files of a failed checkpoint remain");
+                    }
+                }
+            }
+            Action::Answer(request, answer) => {
+                if let Some(reply) = self.replies.remove(&request) {
+                    // Whoever asked may have stopped waiting.
+                    let _ = reply.send(answer);
+                }
+            }
+            Action::Note(text) => tracing::warn!(job = self.job, "{text}"),
+            Action::Ended(status) => {
+                self.backend = None;
+                self.replies.clear();
+                match status {
+                    JobStatus::Failed(cause) => {
+                        tracing::error!(job = self.job, "the job has failed: {cause}")
+                    }
+                    status => tracing::info!(job = self.job, ?status, "the job has ended"),
+                }
+            }
+        }
+        None
+    }
+
+    fn deploy_next(&mut self) -> Event {
+        match self.try_deploy() {
+            Ok(deployed) => {
+                let restored = deployed.restored.as_ref().map(|(id, _)| id.0);
+                tracing::info!(job = self.job, attempt = deployed.attempt.0, restored, "the job runs");
+                Event::Deployed(deployed)
+            }
+            Err(event) => event,
+        }
+    }
+
+    fn try_deploy(&mut self) -> Result<Deployed, Event> {
+        let refused = |error: StoreError| Event::DeployFailed {
+            // Only an I/O error may be gone the next time; damage and mismatch are for people to decide on.
+            fatal: !matches!(error, StoreError::Io { .. }),
+            message: error.to_string(),
+        };
+        let manifest = match &mut self.backend {
+            Some(backend) => {
+                self.attempt = backend.next_attempt().map_err(refused)?;
+                backend.latest().map_err(refused)?
+            }
+            None => {
+                self.attempt = self.attempt.next();
+                None
+            }
+        };
+        let attempt = self.attempt;
+        let built = catch_unwind(AssertUnwindSafe(|| {
+            self.deploy.deploy(attempt, manifest.as_ref(), Arc::clone(&self.reports))
+        }));
+        let deployment = match built {
+            Ok(Ok(deployment)) => deployment,
+            Ok(Err(error)) => {
+                return Err(Event::DeployFailed { fatal: error.fatal, message: error.to_string() });
+            }
+            Err(panic) => return Err(Event::DeployFailed { fatal: false, message: panic_message(&*panic) }),
+        };
+
+        let mut by_worker: BTreeMap<usize, Vec<(TaskId, Box<dyn Task>)>> = BTreeMap::new();
+        for (worker, id, task) in deployment.tasks {
+            assert!(
+                worker < self.workers.len(),
+                "task {} is placed on worker {worker}, which does not exist",
+                id.0
+            );
+            by_worker.entry(worker).or_default().push((id, task));
+        }
+        let deployed = Deployed {
+            attempt,
+            tasks: by_worker.values().flatten().map(|(id, _)| *id).collect(),
+            workers: by_worker.keys().copied().collect(),
+            restored: manifest.map(|m| (m.checkpoint, files_of(&m.operators, &m.channels))),
+            restored_records: deployment.restored_records,
+        };
+        self.operators = deployment.operators;
+        for (worker, tasks) in by_worker {
+            self.workers[worker].send(WorkerCommand::Deploy(attempt, tasks, Arc::clone(&self.reports)));
+        }
+        Ok(deployed)
+    }
+
+    fn begin(&mut self) -> Option<Event> {
+        let begun = self.backend.as_mut()?.begin();
+        Some(match begun {
+            Ok(id) => Event::Begun { id, unix_ms: self.clock.unix_ms() },
+            Err(error) => Event::BeginFailed(error.to_string()),
+        })
+    }
+
+    fn publish(&mut self, acknowledged: Acknowledged) -> Option<Event> {
+        let Acknowledged { id, attempt, triggered_unix_ms, snapshots } = acknowledged;
+        let backend = self.backend.as_mut()?;
+        let (operators, channels) = match assemble(&self.operators, snapshots) {
+            Ok(parts) => parts,
+            Err(message) => return Some(Event::PublishFailed { id, message, outcome_unknown: false }),
+        };
+        let manifest = Manifest {
+            job: self.job.clone(),
+            checkpoint: id,
+            attempt,
+            triggered_unix_ms,
+            max_parallelism: self.max_parallelism,
+            operators,
+            channels,
+        };
+        let core = &self.core;
+        Some(match backend.publish(&manifest, self.retained, &|path| core.in_use(path)) {
+            Ok(manifest_bytes) => {
+                tracing::debug!(
+                    job = self.job,
+                    checkpoint = id.0,
+                    manifest_bytes,
+                    "a checkpoint is complete"
+                );
+                Event::Published(id)
+            }
+            Err(error) => Event::PublishFailed {
+                id,
+                outcome_unknown: matches!(error, StoreError::OutcomeUnknown { .. }),
+                message: error.to_string(),
+            },
+        })
+    }
+
+    fn show(&mut self) {
+        let (stats, version) = self.core.stats();
+        let changed = (self.shown_version != Some(version)).then(|| stats.clone());
+        self.shown_version = Some(version);
+        self.shared.update(self.core.status(), changed);
+    }
+}
+
+/// Releases those who wait for the job if its control thread ends by a panic.
+struct EndGuard(Arc<JobShared>);
+
+impl Drop for EndGuard {
+    fn drop(&mut self) {
+        // Changes nothing where the job has ended as it should.
+        self.0.update(JobStatus::Failed("the job's control thread has panicked".to_owned()), None);
+    }
+}
+
+fn panic_message(panic: &(dyn Any + Send)) -> String {
+    let text =
+        panic.downcast_ref::<&str>().copied().or_else(|| panic.downcast_ref::<String>().map(String::as_str));
+    format!("panic: {}", text.unwrap_or("without a message"))
+}
