@@ -4,3 +4,4 @@ pub mod connector;
 pub mod control;
 pub mod ring;
 pub mod task;
+pub mod worker;
