@@ -13,10 +13,11 @@
 //! first, R2 sees W1: the recheck finds the data. If F2 comes first, R1 sees W2: the ringer wakes the owner. The data
 //! themselves need no ordering here: the fences order even relaxed accesses.
 //!
-//! `asleep` is taken by a read-modify-write, which always acts on the newest value; so of several ringers one wins, and
-//! a stale `true` from an earlier sleep wakes nobody. A winner may be slow: its `wake` can arrive after the owner has
-//! woken by itself, or even during the owner's next sleep. That costs one spurious turn of the owner's loop.
-//! A [`Wake`] must be sticky for the same reason: it can come between the owner's last look at the flag and its park.
+//! Every change of `asleep` is a read-modify-write, which acts on the newest value; so all changes form one chain that
+//! everybody agrees on, of several ringers one wins, and a stale `true` from an earlier sleep wakes nobody. A winner may
+//! be slow: its `wake` can arrive after the owner has woken by itself, or even during the owner's next sleep. That costs
+//! one spurious turn of the owner's loop. A [`Wake`] must be sticky for the same reason: it can come between the owner's
+//! last look at the flag and its park.
 
 use std::sync::Arc;
 use sync::{AtomicBool, Ordering, fence};
@@ -71,13 +72,13 @@ impl Doorbell {
     /// Owner: announces that it is about to park. It must then look at all of its inputs, blocked outputs, mailbox
     /// and stop flag once more, and either park or call [`Doorbell::cancel_sleep`].
     pub fn announce_sleep(&self) {
-        self.bell.asleep.store(true, Ordering::Relaxed);
+        self.bell.asleep.swap(true, Ordering::AcqRel);
         fence(Ordering::SeqCst);
     }
 
     /// Owner: takes the announcement back, after the recheck found something or a timer ended the sleep.
     pub fn cancel_sleep(&self) {
-        self.bell.asleep.store(false, Ordering::Relaxed);
+        self.bell.asleep.swap(false, Ordering::AcqRel);
     }
 
     /// Owner: true while the announced sleep has been ended neither by a ring nor by the owner.
@@ -154,25 +155,41 @@ mod tests {
 #[cfg(all(test, loom))]
 mod loom_tests {
     use super::*;
-    use loom::sync::Notify;
     use loom::sync::atomic::AtomicUsize;
+    use loom::sync::{Condvar, Mutex};
     use loom::thread;
 
-    /// What a driver parks on. Sticky, as the contract of `Wake` demands; loom also lets it return without cause.
+    /// What a driver parks on: a token, sticky as the contract of `Wake` demands.
     struct Parking {
-        notify: Notify,
+        token: Mutex<bool>,
+        changed: Condvar,
         wakes: AtomicUsize,
+    }
+
+    impl Parking {
+        fn new() -> Self {
+            Parking { token: Mutex::new(false), changed: Condvar::new(), wakes: AtomicUsize::new(0) }
+        }
+
+        fn park(&self) {
+            let mut token = self.token.lock().unwrap();
+            while !*token {
+                token = self.changed.wait(token).unwrap();
+            }
+            *token = false;
+        }
     }
 
     impl Wake for Arc<Parking> {
         fn wake(&self) {
             self.wakes.fetch_add(1, Ordering::Relaxed);
-            self.notify.notify();
+            *self.token.lock().unwrap() = true;
+            self.changed.notify_one();
         }
     }
 
     fn bell() -> (Doorbell, Arc<Parking>) {
-        let parking = Arc::new(Parking { notify: Notify::new(), wakes: AtomicUsize::new(0) });
+        let parking = Arc::new(Parking::new());
         (Doorbell::new(Arc::clone(&parking)), parking)
     }
 
@@ -194,7 +211,7 @@ mod loom_tests {
             bell.announce_sleep();
             sleeps += 1;
             if !done() {
-                parking.notify.wait();
+                parking.park();
             }
             bell.cancel_sleep();
         }
@@ -263,7 +280,7 @@ mod loom_tests {
         loom::model(move || {
             let asleep = Arc::new(AtomicBool::new(false));
             let data = Arc::new(AtomicUsize::new(0));
-            let parking = Arc::new(Notify::new());
+            let parking = Arc::new(Parking::new());
             let (their_asleep, their_data, owner) = (Arc::clone(&asleep), Arc::clone(&data), Arc::clone(&parking));
             let peer = thread::spawn(move || {
                 their_data.store(1, Ordering::Relaxed);
@@ -271,18 +288,18 @@ mod loom_tests {
                     fence(Ordering::SeqCst);
                 }
                 if their_asleep.load(Ordering::Relaxed) && their_asleep.swap(false, Ordering::AcqRel) {
-                    owner.notify();
+                    owner.wake();
                 }
             });
             while data.load(Ordering::Relaxed) == 0 {
-                asleep.store(true, Ordering::Relaxed);
+                asleep.swap(true, Ordering::AcqRel);
                 if owner_fences {
                     fence(Ordering::SeqCst);
                 }
                 if owner_rechecks && data.load(Ordering::Relaxed) == 1 {
                     break;
                 }
-                parking.wait();
+                parking.park();
             }
             peer.join().unwrap();
         });

@@ -278,11 +278,9 @@ impl WorkerCore {
     }
 
     fn drop_all(&mut self) {
-        let mut position = 0;
-        for slot in self.attempts.drain(..).flat_map(|attempt| attempt.slots) {
+        for (position, slot) in self.attempts.drain(..).flat_map(|attempt| attempt.slots).enumerate() {
             self.link.set_polling(Some(position));
             drop_quietly(slot.task);
-            position += 1;
         }
         self.publish_roster();
     }
