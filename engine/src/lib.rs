@@ -8,6 +8,8 @@
 //! (chains), [`connector`] (sources and sinks), [`task`], [`control`], [`worker`] and [`coordinator`], [`graph`],
 //! [`dataflow`], [`job`].
 
+#![cfg_attr(not(test), warn(clippy::disallowed_methods))]
+
 pub mod clock;
 pub mod error;
 pub mod config;

@@ -4,6 +4,16 @@
 //! for a checkpoint, and commits it once that checkpoint is complete. Both are polled on a worker and must never
 //! block: disk access goes through the [`DiskHandle`] of their context.
 
+pub mod generator;
+pub mod memory;
+pub mod pull;
+pub mod push;
+#[cfg(feature = "files")]
+pub mod files;
+mod waiters;
+#[cfg(test)]
+mod testing;
+
 use crate::clock::Nanos;
 use std::sync::Arc;
 use thalweg_storage::io::DiskHandle;
@@ -13,9 +23,10 @@ use thalweg_storage::{AttemptId, CheckpointId, Data};
 /// An error of user or connector code.
 pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
-/// Output may have been lost, or would be by going on: the job stops instead of restarting.
-#[derive(Debug, thiserror::Error)]
-#[error("output may have been lost: {0}")]
+/// The error of a sink whose prepared or checkpointed output is gone: the job must stop, since a restart would hide
+/// the loss. Any other error of a writer restarts the attempt.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
 pub struct OutputLost(pub String);
 
 /// What a source reader or a sink writer knows of its surroundings.
@@ -123,10 +134,11 @@ pub trait SourceReader: Send + 'static {
         output: &mut O,
     ) -> Result<SourceStatus, BoxError>;
 
-    /// All unfinished splits with the positions behind the last emitted record.
-    fn snapshot(&mut self) -> Vec<Self::Split>;
+    /// All unfinished splits with the positions behind the last emitted record, for `checkpoint`.
+    fn snapshot(&mut self, checkpoint: CheckpointId) -> Vec<Self::Split>;
 
-    /// A checkpoint that contains the positions of a [`SourceReader::snapshot`] is complete.
+    /// The checkpoint that contains the positions of its [`SourceReader::snapshot`] is complete, and so is everything
+    /// that an earlier one holds.
     fn checkpoint_complete(&mut self, _checkpoint: CheckpointId) {}
 
     /// How much of the input is read: done and total, in any one unit (bytes for files); `None` if unknown.
@@ -156,7 +168,8 @@ pub trait Sink: Clone + Send + 'static {
     ///
     /// `restored` holds the states that earlier writers snapshotted and `committables` everything that the manifest
     /// lists for this subtask: the writer commits these first (again, perhaps: commits are idempotent), and discards
-    /// whatever of its own it finds outside that neither names.
+    /// whatever of its own it finds outside that neither names. Where the parallelism has changed, states and
+    /// committables of original subtask `s` go to the writer of subtask `s % parallelism`.
     ///
     /// # Errors
     /// The attempt fails.
