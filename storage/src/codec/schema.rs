@@ -33,6 +33,9 @@ pub enum Schema {
         /// Variants in order; a unit variant has an empty tuple.
         variants: Vec<Field>,
     },
+    /// A value whose whole structure is encoded by postcard, where everything outside of this variant has the crate's
+    /// own encoding: little-endian integers and `u32` lengths.
+    Postcard(Box<Schema>),
 }
 
 /// A named part of a [`Schema`].
