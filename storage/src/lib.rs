@@ -18,6 +18,8 @@ pub mod segment;
 pub mod manifest;
 pub mod checkpoint;
 
+#[doc(hidden)]
+pub use codec::__private;
 pub use codec::{Data, DecodeError, Key, Schema};
 pub use error::StoreError;
 pub use ids::{AttemptId, CheckpointId};

@@ -4,8 +4,13 @@
 //! group, so the encoding of a released type never changes; a changed type raises its version.
 
 mod builtin;
+mod macros;
 mod schema;
+#[cfg(test)]
+mod tests;
 
+#[doc(hidden)]
+pub use macros::__private;
 pub use schema::{Field, Schema};
 
 /// Bytes did not decode to a value of the wanted type.
@@ -40,6 +45,34 @@ pub trait Data: Clone + Send + 'static {
         let mut bytes = Vec::with_capacity(Self::FIXED_BYTES.unwrap_or(32));
         self.encode(&mut bytes);
         hash_bytes(&bytes)
+    }
+
+    /// Writes the encoded value to `out`, which has exactly [`Data::FIXED_BYTES`] bytes: a short cut for types of
+    /// fixed length, never called for others.
+    #[doc(hidden)]
+    fn encode_fixed(&self, out: &mut [u8]) {
+        let mut bytes = Vec::with_capacity(out.len());
+        self.encode(&mut bytes);
+        out.copy_from_slice(&bytes);
+    }
+
+    /// Appends all of `values`, one after another: a short cut for bytes.
+    #[doc(hidden)]
+    fn encode_all(values: &[Self], out: &mut Vec<u8>) {
+        for value in values {
+            value.encode(out);
+        }
+    }
+
+    /// Takes `count` values from the front of `input`: a short cut for bytes.
+    #[doc(hidden)]
+    fn decode_all(count: usize, input: &mut &[u8]) -> Result<Vec<Self>, DecodeError> {
+        // A wrong count must not reserve more memory than the input could fill.
+        let mut values = Vec::with_capacity(count.min(input.len() / size_of::<Self>().max(1)));
+        for _ in 0..count {
+            values.push(Self::decode(input)?);
+        }
+        Ok(values)
     }
 }
 

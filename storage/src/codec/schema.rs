@@ -42,6 +42,9 @@ pub enum Schema {
         #[serde(deserialize_with = "one_level_deeper")]
         variants: Vec<Field>,
     },
+    /// A value whose whole structure is encoded by postcard, where everything outside of this variant has the crate's
+    /// own encoding: little-endian integers and `u32` lengths.
+    Postcard(Box<Schema>),
 }
 
 impl Schema {

@@ -1,1 +1,25 @@
-//! Placeholder.
+//! Segments: immutable files of keyed state, written once by one task for one checkpoint and then shared by all
+//! checkpoints that build on them.
+//!
+//! A file is a header, blocks of rows, a directory of the blocks, and a trailer, one right behind the other. A reader
+//! starts at the trailer, finds the directory, and decodes only the blocks of the key groups it wants.
+//!
+//! Always true:
+//! - every byte lies under exactly one CRC-32 (IEEE), or is one; so a changed byte is found, by offset;
+//! - a block holds rows of one state and one key group, and at most 4 MiB of them unless it is a single large row;
+//! - for one state and key group, a *base* block replaces everything that older segments say; *delta* blocks add to it.
+//!   Within a segment a group has blocks of one kind only, and each key at most once per state.
+//!
+//! [`rows`] is the layout of rows within a block; [`format`] the layout of the structures around them.
+
+mod builder;
+mod format;
+mod reader;
+mod rows;
+#[cfg(test)]
+mod tests;
+
+pub use builder::{BlockSummary, SegmentBuilder};
+pub use format::{BlockKind, ROW_BYTES_MAX, SEGMENT_VERSION};
+pub use reader::{BlockEntry, SegmentReader, Source};
+pub use rows::Rows;

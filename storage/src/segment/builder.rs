@@ -1,0 +1,197 @@
+//! Builds the bytes of a segment file, front to back. Pure: the caller writes them.
+//!
+//! Always true: the chunks taken so far are exactly the first bytes of the file, in order.
+
+use super::format::{
+    BLOCK_BYTES_MAX, BLOCK_HEADER_BYTES, BLOCK_ROWS_MAX, BlockHeader, BlockKind, Compression, Entry, Header, Trailer,
+};
+use super::rows::Rows;
+use crate::ids::{AttemptId, CheckpointId};
+use crate::key_group::{KeyGroup, KeyGroups};
+use crate::manifest::KeyedStateMeta;
+use std::ops::Range;
+use zstd::bulk::Compressor;
+
+/// Rows are cut into blocks of about this many bytes, so that one block compresses within tens of microseconds.
+pub(crate) const BLOCK_BYTES_TARGET: usize = 16 << 10;
+
+/// Rows shorter than this are not worth a call of zstd.
+const COMPRESS_BYTES_MIN: usize = 256;
+
+/// What one finished block holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct BlockSummary {
+    /// Index of the state among those given to [`SegmentBuilder::new`].
+    pub state: u16,
+    /// Key group of its rows.
+    pub group: KeyGroup,
+    /// Base or delta.
+    pub kind: BlockKind,
+    /// Length in the file.
+    pub bytes: u64,
+}
+
+/// Builds one segment file.
+pub struct SegmentBuilder {
+    /// Bytes not taken yet.
+    out: Vec<u8>,
+    /// Number of bytes taken before.
+    taken_bytes: u64,
+    entries: Vec<Entry>,
+    compressor: Option<Compressor<'static>>,
+    raw: Vec<u8>,
+    finished: bool,
+}
+
+impl SegmentBuilder {
+    /// Starts a file for `states`, whose order gives blocks their state index. Blocks are compressed by zstd at
+    /// `zstd_level` where that makes them smaller; level 0 stores them as they are.
+    ///
+    /// # Panics
+    /// When zstd cannot allocate.
+    pub fn new(
+        checkpoint: CheckpointId,
+        attempt: AttemptId,
+        key_groups: KeyGroups,
+        groups: Range<KeyGroup>,
+        states: &[KeyedStateMeta],
+        zstd_level: i32,
+    ) -> Self {
+        let states = postcard::to_stdvec(states).expect("schemas always serialise");
+        let header =
+            Header { checkpoint, attempt, max_parallelism: key_groups.count(), groups: (groups.start, groups.end) };
+        let mut out = header.encode(&states).to_vec();
+        out.extend_from_slice(&states);
+        let compressor = (zstd_level != 0)
+            .then(|| Compressor::new(zstd_level).expect("zstd allocates a context of a few hundred kilobytes"));
+        SegmentBuilder { out, taken_bytes: 0, entries: Vec::new(), compressor, raw: Vec::new(), finished: false }
+    }
+
+    /// Appends one block of the first rows of `range`, as many as fit, and returns how many they were; none and no block
+    /// for an empty range, but see [`SegmentBuilder::empty_base`].
+    pub fn block(&mut self, state: u16, group: KeyGroup, kind: BlockKind, rows: &Rows, range: Range<usize>) -> usize {
+        let count = rows_that_fit(rows, &range);
+        if count > 0 {
+            self.append(state, group, kind, rows, range.start..range.start + count);
+        }
+        count
+    }
+
+    /// Appends a base block without rows: whatever older segments say of this state and group is void.
+    pub fn empty_base(&mut self, state: u16, group: KeyGroup) {
+        self.append(state, group, BlockKind::Base, &Rows::new(None, None), 0..0);
+    }
+
+    fn append(&mut self, state: u16, group: KeyGroup, kind: BlockKind, rows: &Rows, range: Range<usize>) {
+        assert!(!self.finished, "no block follows the trailer");
+        let mut header = BlockHeader {
+            sequence: u32::try_from(self.entries.len()).expect("a segment has fewer than u32::MAX blocks"),
+            state,
+            group,
+            kind,
+            compression: Compression::None,
+            rows: range.len() as u32,
+            raw_bytes: 0,
+            key_bytes: rows.key_bytes(),
+            value_bytes: rows.value_bytes(),
+        };
+        self.raw.clear();
+        rows.encode(kind, range, &mut self.raw);
+        header.raw_bytes = u32::try_from(self.raw.len()).expect("a block holds at most one row of 2 GiB");
+        let offset = self.taken_bytes + self.out.len() as u64;
+        let start = self.out.len();
+        let stored_at = start + BLOCK_HEADER_BYTES;
+        self.out.resize(stored_at, 0);
+        if let Some(compressor) = &mut self.compressor
+            && self.raw.len() >= COMPRESS_BYTES_MIN
+        {
+            // Only room for a result that saves an eighth: zstd gives up when it is full.
+            let room = self.raw.len() - self.raw.len() / 8;
+            self.out.resize(stored_at + room, 0);
+            match compressor.compress_to_buffer(&self.raw, &mut self.out[stored_at..]) {
+                Ok(bytes) => {
+                    header.compression = Compression::Zstd;
+                    self.out.truncate(stored_at + bytes);
+                }
+                Err(_) => self.out.truncate(stored_at),
+            }
+        }
+        if header.compression == Compression::None {
+            self.out.extend_from_slice(&self.raw);
+        }
+        if self.raw.capacity() > BLOCK_BYTES_MAX {
+            self.raw = Vec::new();
+        }
+        let (head, stored) = self.out[start..].split_at_mut(BLOCK_HEADER_BYTES);
+        head.copy_from_slice(&header.encode(stored));
+        let entry = Entry { offset, stored_bytes: stored.len() as u32, rows: header.rows, state, group, kind };
+        self.entries.push(entry);
+    }
+
+    /// Appends directory and trailer. The rest of the file then waits in [`SegmentBuilder::take`].
+    pub fn finish(&mut self) {
+        assert!(!self.finished, "a segment is finished once");
+        self.finished = true;
+        let directory: Vec<u8> = self.entries.iter().flat_map(Entry::encode).collect();
+        let trailer = Trailer {
+            directory_offset: self.taken_bytes + self.out.len() as u64,
+            rows: self.entries.iter().map(|entry| u64::from(entry.rows)).sum(),
+            blocks: self.entries.len() as u32,
+            directory_crc: crc32fast::hash(&directory),
+        };
+        self.out.extend_from_slice(&directory);
+        self.out.extend_from_slice(&trailer.encode());
+    }
+
+    /// Takes the bytes built since the last call, to be written behind those.
+    pub fn take(&mut self) -> Vec<u8> {
+        self.taken_bytes += self.out.len() as u64;
+        std::mem::take(&mut self.out)
+    }
+
+    /// Number of bytes that wait to be taken.
+    pub fn pending_bytes(&self) -> usize {
+        self.out.len()
+    }
+
+    /// Length of the file so far.
+    pub fn bytes(&self) -> u64 {
+        self.taken_bytes + self.out.len() as u64
+    }
+
+    /// Number of blocks so far.
+    pub fn block_count(&self) -> usize {
+        self.entries.len()
+    }
+
+    /// The blocks so far, in order.
+    pub fn blocks(&self) -> impl Iterator<Item = BlockSummary> {
+        self.entries.iter().map(|entry| BlockSummary {
+            state: entry.state,
+            group: entry.group,
+            kind: entry.kind,
+            bytes: entry.end() - entry.offset,
+        })
+    }
+}
+
+/// How many of the first rows of `range` make a block of about [`BLOCK_BYTES_TARGET`]; a row larger than
+/// [`BLOCK_BYTES_MAX`] is alone.
+fn rows_that_fit(rows: &Rows, range: &Range<usize>) -> usize {
+    let fits = |count: usize, bytes: usize| rows.range_bytes(range.start..range.start + count) <= bytes;
+    let most = range.len().min(BLOCK_ROWS_MAX as usize);
+    if fits(most, BLOCK_BYTES_TARGET + BLOCK_BYTES_TARGET / 4) {
+        return most;
+    }
+    // The lengths of prefixes rise, so search for the longest that stays within the target.
+    let (mut low, mut high) = (1, most);
+    while low < high {
+        let middle = (low + high).div_ceil(2);
+        if fits(middle, BLOCK_BYTES_TARGET) {
+            low = middle;
+        } else {
+            high = middle - 1;
+        }
+    }
+    low
+}

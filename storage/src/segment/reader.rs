@@ -1,0 +1,237 @@
+//! Reads a segment file and checks every byte of it.
+//!
+//! Always true: no length from the file is used before its CRC was right and the length within its bound, and nothing is
+//! allocated for more than the file itself can hold, save for the decompressed content of one block.
+
+use super::format::{
+    BLOCK_HEADER_BYTES, BlockHeader, BlockKind, Compression, ENTRY_BYTES, Entry, HEADER_BYTES, Header, Mismatch,
+    SEGMENT_VERSION, TRAILER_BYTES, Trailer,
+};
+use super::rows::Rows;
+use crate::error::StoreError;
+use crate::ids::{AttemptId, CheckpointId};
+use crate::key_group::KeyGroup;
+use crate::manifest::KeyedStateMeta;
+use std::ops::Range;
+use std::path::{Path, PathBuf};
+
+/// Blocks are fetched together until they reach this many bytes.
+const FETCH_BYTES: u64 = 1 << 20;
+
+/// Where the bytes of a segment come from.
+pub trait Source {
+    /// Length of the file.
+    fn bytes(&self) -> u64;
+
+    /// Exactly the bytes of `range`, which lies within the file.
+    ///
+    /// # Errors
+    /// [`StoreError::Io`] as the disk reports it; [`StoreError::Corrupt`] when the file is shorter.
+    fn read(&self, range: Range<u64>) -> Result<Vec<u8>, StoreError>;
+}
+
+impl Source for &[u8] {
+    fn bytes(&self) -> u64 {
+        self.len() as u64
+    }
+
+    fn read(&self, range: Range<u64>) -> Result<Vec<u8>, StoreError> {
+        Ok(self[range.start as usize..range.end as usize].to_vec())
+    }
+}
+
+/// One block of a segment, as its directory describes it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct BlockEntry {
+    /// Index of the state in [`SegmentReader::states`].
+    pub state: u16,
+    /// Key group of its rows.
+    pub group: KeyGroup,
+    /// Base or delta.
+    pub kind: BlockKind,
+    /// Number of rows.
+    pub rows: u32,
+    /// Length in the file.
+    pub bytes: u64,
+}
+
+/// An opened segment: header, states, directory and trailer are read and checked.
+#[derive(Debug)]
+pub struct SegmentReader<S> {
+    source: S,
+    path: PathBuf,
+    header: Header,
+    states: Vec<KeyedStateMeta>,
+    entries: Vec<Entry>,
+}
+
+impl<S: Source> SegmentReader<S> {
+    /// Opens the segment in `source`; `path` names it in errors.
+    ///
+    /// # Errors
+    /// - [`StoreError::Corrupt`]: the file is not what was written; do not use it.
+    /// - [`StoreError::NewerFormat`]: a newer build wrote it.
+    /// - [`StoreError::Io`]: from the disk.
+    pub fn open(source: S, path: &Path) -> Result<Self, StoreError> {
+        let at = |offset: u64| {
+            move |mismatch: Mismatch| StoreError::corrupt(path, offset, mismatch.expected, mismatch.found)
+        };
+        let length = source.bytes();
+        if length < (HEADER_BYTES + TRAILER_BYTES) as u64 {
+            let expected = format!("at least {} bytes", HEADER_BYTES + TRAILER_BYTES);
+            return Err(StoreError::corrupt(path, 0, expected, format!("{length} bytes")));
+        }
+        let trailer_at = length - TRAILER_BYTES as u64;
+
+        let header: [u8; HEADER_BYTES] = array(&source.read(0..HEADER_BYTES as u64)?);
+        let states_end = (HEADER_BYTES + Header::states_bytes(&header).map_err(at(32))?) as u64;
+        if states_end > trailer_at {
+            return Err(StoreError::corrupt(path, 32, format!("states that end before {trailer_at}"), states_end.to_string()));
+        }
+        let states = source.read(HEADER_BYTES as u64..states_end)?;
+        let (version, header) = Header::decode(&header, &states).map_err(at(0))?;
+        if version > SEGMENT_VERSION {
+            return Err(StoreError::NewerFormat { path: path.to_owned(), found: version, newest: SEGMENT_VERSION });
+        }
+        let states: Vec<KeyedStateMeta> = postcard::from_bytes(&states)
+            .map_err(|error| StoreError::corrupt(path, HEADER_BYTES as u64, "a list of states", error.to_string()))?;
+
+        let trailer = Trailer::decode(&array(&source.read(trailer_at..length)?)).map_err(at(trailer_at))?;
+        let directory_bytes = u64::from(trailer.blocks) * ENTRY_BYTES as u64;
+        if trailer.directory_offset < states_end || trailer.directory_offset.checked_add(directory_bytes) != Some(trailer_at) {
+            let expected = format!("a directory of {directory_bytes} bytes between {states_end} and {trailer_at}");
+            return Err(StoreError::corrupt(path, trailer_at, expected, trailer.directory_offset.to_string()));
+        }
+        let directory = source.read(trailer.directory_offset..trailer_at)?;
+        let crc = crc32fast::hash(&directory);
+        if crc != trailer.directory_crc {
+            let expected = format!("directory CRC {:#010x}", trailer.directory_crc);
+            return Err(StoreError::corrupt(path, trailer.directory_offset, expected, format!("{crc:#010x}")));
+        }
+
+        let mut entries = Vec::with_capacity(trailer.blocks as usize);
+        let mut end = states_end;
+        for (i, bytes) in directory.as_chunks::<ENTRY_BYTES>().0.iter().enumerate() {
+            let entry_at = trailer.directory_offset + (i * ENTRY_BYTES) as u64;
+            let entry = Entry::decode(bytes).map_err(at(entry_at))?;
+            if entry.offset != end || entry.end() > trailer.directory_offset || usize::from(entry.state) >= states.len() {
+                let expected = format!("a block of a known state at {end}");
+                return Err(StoreError::corrupt(path, entry_at, expected, format!("{entry:?}")));
+            }
+            end = entry.end();
+            entries.push(entry);
+        }
+        if end != trailer.directory_offset {
+            let expected = format!("blocks up to the directory at {}", trailer.directory_offset);
+            return Err(StoreError::corrupt(path, end, expected, "none"));
+        }
+        Ok(SegmentReader { source, path: path.to_owned(), header, states, entries })
+    }
+
+    /// The checkpoint that the segment was written for.
+    pub fn checkpoint(&self) -> CheckpointId {
+        self.header.checkpoint
+    }
+
+    /// The execution attempt that wrote it.
+    pub fn attempt(&self) -> AttemptId {
+        self.header.attempt
+    }
+
+    /// Number of key groups of the job that wrote it.
+    pub fn max_parallelism(&self) -> u16 {
+        self.header.max_parallelism
+    }
+
+    /// Key groups of the task that wrote it.
+    pub fn groups(&self) -> Range<KeyGroup> {
+        self.header.groups.0..self.header.groups.1
+    }
+
+    /// The states that blocks name by index.
+    pub fn states(&self) -> &[KeyedStateMeta] {
+        &self.states
+    }
+
+    /// The blocks, in the order of the file.
+    pub fn blocks(&self) -> impl Iterator<Item = BlockEntry> {
+        self.entries.iter().map(summary)
+    }
+
+    /// Checks every block, and hands those that `wanted` asks for to `visit`, decoded.
+    ///
+    /// # Errors
+    /// As [`SegmentReader::open`], and whatever `visit` returns, which ends the reading.
+    pub fn read_blocks(
+        &self,
+        mut wanted: impl FnMut(&BlockEntry) -> bool,
+        mut visit: impl FnMut(&BlockEntry, Rows) -> Result<(), StoreError>,
+    ) -> Result<(), StoreError> {
+        let mut first = 0;
+        while first < self.entries.len() {
+            let start = self.entries[first].offset;
+            let mut last = first + 1;
+            while last < self.entries.len() && self.entries[last].end() - start <= FETCH_BYTES {
+                last += 1;
+            }
+            let bytes = self.source.read(start..self.entries[last - 1].end())?;
+            for (i, entry) in self.entries.iter().enumerate().take(last).skip(first) {
+                let block = &bytes[(entry.offset - start) as usize..(entry.end() - start) as usize];
+                let summary = summary(entry);
+                let rows = check_block(i, entry, block, wanted(&summary)).map_err(|mismatch| {
+                    StoreError::corrupt(&self.path, entry.offset, mismatch.expected, mismatch.found)
+                })?;
+                if let Some(rows) = rows {
+                    visit(&summary, rows)?;
+                }
+            }
+            first = last;
+        }
+        Ok(())
+    }
+}
+
+fn summary(entry: &Entry) -> BlockEntry {
+    BlockEntry {
+        state: entry.state,
+        group: entry.group,
+        kind: entry.kind,
+        rows: entry.rows,
+        bytes: entry.end() - entry.offset,
+    }
+}
+
+/// Checks one block against its directory entry; its rows, if wanted.
+fn check_block(index: usize, entry: &Entry, block: &[u8], wanted: bool) -> Result<Option<Rows>, Mismatch> {
+    let (header, stored) = BlockHeader::decode(block)?;
+    let in_directory = (index as u32, entry.state, entry.group, entry.kind, entry.rows);
+    let in_block = (header.sequence, header.state, header.group, header.kind, header.rows);
+    if in_directory != in_block {
+        return Err(Mismatch { expected: format!("block {in_directory:?}"), found: format!("{in_block:?}") });
+    }
+    if !wanted {
+        return Ok(None);
+    }
+    let raw_bytes = header.raw_bytes as usize;
+    let decompressed;
+    let content = match header.compression {
+        Compression::None => stored,
+        Compression::Zstd => {
+            let expected = || format!("{raw_bytes} bytes of rows");
+            decompressed = zstd::bulk::decompress(stored, raw_bytes)
+                .map_err(|error| Mismatch { expected: expected(), found: error.to_string() })?;
+            &decompressed
+        }
+    };
+    if content.len() != raw_bytes {
+        let found = format!("{} bytes", content.len());
+        return Err(Mismatch { expected: format!("{raw_bytes} bytes of rows"), found });
+    }
+    Rows::decode(header.kind, header.rows as usize, header.key_bytes, header.value_bytes, content).map(Some)
+}
+
+fn array<const N: usize>(bytes: &[u8]) -> [u8; N] {
+    bytes.try_into().expect("a source returns the length that was asked for")
+}
+
+const _: () = assert!(BLOCK_HEADER_BYTES == 40 && HEADER_BYTES == 40 && ENTRY_BYTES == 24 && TRAILER_BYTES == 32);

@@ -1,0 +1,272 @@
+//! Rows of one state and key group, in memory and as the content of a block.
+//!
+//! Content of a block of n rows:
+//!
+//! | part       | bytes                                 | meaning                                                  |
+//! |------------|---------------------------------------|----------------------------------------------------------|
+//! | tombstones | n / 8, rounded up; delta blocks only  | bit i (of byte i / 8, lowest first): row i was deleted   |
+//! | keys       | a column                              | the encoded keys                                         |
+//! | values     | a column                              | the encoded values; of a tombstone zeros, or no bytes    |
+//!
+//! A column of fixed length w holds n × w bytes in planes: the first bytes of all, then the second bytes of all, and so
+//! on. High bytes of counters are mostly equal, so this compresses better and faster than whole values side by side.
+//! A column of varying length holds n lengths as a column of width 4, then the encodings one behind the other.
+//!
+//! Always true: columns have an entry for every row, and the bitmap as many bits as there are rows, rounded up.
+
+use super::format::{BlockKind, Mismatch, ROW_BYTES_MAX, VARIES};
+use std::ops::Range;
+
+/// One column of rows.
+#[derive(Clone, Debug)]
+struct Column {
+    /// Length of each entry, or none where it varies.
+    width: Option<usize>,
+    bytes: Vec<u8>,
+    /// Where each entry ends in `bytes`; only where the length varies.
+    ends: Vec<usize>,
+}
+
+impl Column {
+    fn new(width: Option<usize>) -> Self {
+        Column { width, bytes: Vec::new(), ends: Vec::new() }
+    }
+
+    fn start(&self, row: usize) -> usize {
+        match self.width {
+            Some(width) => row * width,
+            None => row.checked_sub(1).map_or(0, |previous| self.ends[previous]),
+        }
+    }
+
+    fn get(&self, row: usize) -> &[u8] {
+        &self.bytes[self.start(row)..self.start(row + 1)]
+    }
+
+    /// Appends what `write_fixed` or `append` writes.
+    #[inline]
+    fn push(&mut self, write_fixed: impl FnOnce(&mut [u8]), append: impl FnOnce(&mut Vec<u8>)) {
+        let start = self.bytes.len();
+        match self.width {
+            Some(width) => {
+                self.bytes.resize(start + width, 0);
+                write_fixed(&mut self.bytes[start..]);
+            }
+            None => {
+                append(&mut self.bytes);
+                let bytes = self.bytes.len() - start;
+                assert!(bytes <= ROW_BYTES_MAX, "a key or value of {bytes} bytes exceeds the {ROW_BYTES_MAX} that state can hold");
+                self.ends.push(self.bytes.len());
+            }
+        }
+    }
+
+    fn raw_bytes(&self, rows: Range<usize>) -> usize {
+        let lengths = if self.width.is_none() { 4 * rows.len() } else { 0 };
+        self.start(rows.end) - self.start(rows.start) + lengths
+    }
+
+    fn encode(&self, rows: Range<usize>, out: &mut Vec<u8>) {
+        let bytes = &self.bytes[self.start(rows.start)..self.start(rows.end)];
+        match self.width {
+            Some(width) => split_planes(bytes, width, out),
+            None => {
+                let lengths: Vec<u8> =
+                    rows.flat_map(|row| ((self.start(row + 1) - self.start(row)) as u32).to_le_bytes()).collect();
+                split_planes(&lengths, 4, out);
+                out.extend_from_slice(bytes);
+            }
+        }
+    }
+
+    fn decode(width: u32, rows: usize, input: &mut &[u8]) -> Option<Column> {
+        let mut take = |bytes: usize| {
+            let (front, rest) = input.split_at_checked(bytes)?;
+            *input = rest;
+            Some(front)
+        };
+        if width != VARIES {
+            let width = width as usize;
+            let bytes = join_planes(take(rows.checked_mul(width)?)?, width);
+            return Some(Column { width: Some(width), bytes, ends: Vec::new() });
+        }
+        let lengths = join_planes(take(rows.checked_mul(4)?)?, 4);
+        let mut end = 0usize;
+        let mut ends = Vec::with_capacity(rows);
+        for length in lengths.as_chunks::<4>().0 {
+            end = end.checked_add(u32::from_le_bytes(*length) as usize)?;
+            ends.push(end);
+        }
+        Some(Column { width: None, bytes: take(end)?.to_vec(), ends })
+    }
+
+    fn clear(&mut self) {
+        self.bytes.clear();
+        self.ends.clear();
+    }
+}
+
+/// Appends `bytes`, entries of `width` bytes, to `out` in planes.
+fn split_planes(bytes: &[u8], width: usize, out: &mut Vec<u8>) {
+    if width <= 1 {
+        return out.extend_from_slice(bytes);
+    }
+    let rows = bytes.len() / width;
+    let start = out.len();
+    out.resize(start + bytes.len(), 0);
+    let planes = &mut out[start..];
+    if width % 8 == 0 {
+        // Whole words at a time: the compiler vectorises the shift and the narrowing.
+        let words = bytes.as_chunks::<8>().0;
+        let per_row = width / 8;
+        for (p, plane) in planes.chunks_exact_mut(rows.max(1)).enumerate() {
+            let (word, shift) = (p / 8, 8 * (p % 8));
+            for (byte, word) in plane.iter_mut().zip(words.iter().skip(word).step_by(per_row)) {
+                *byte = (u64::from_le_bytes(*word) >> shift) as u8;
+            }
+        }
+    } else {
+        for (p, plane) in planes.chunks_exact_mut(rows.max(1)).enumerate() {
+            for (byte, entry) in plane.iter_mut().zip(bytes.chunks_exact(width)) {
+                *byte = entry[p];
+            }
+        }
+    }
+}
+
+/// Undoes [`split_planes`].
+fn join_planes(planes: &[u8], width: usize) -> Vec<u8> {
+    if width <= 1 {
+        return planes.to_vec();
+    }
+    let rows = planes.len() / width;
+    let mut bytes = vec![0; planes.len()];
+    for (p, plane) in planes.chunks_exact(rows.max(1)).enumerate() {
+        for (byte, entry) in plane.iter().zip(bytes.chunks_exact_mut(width)) {
+            entry[p] = *byte;
+        }
+    }
+    bytes
+}
+
+/// Rows of one state and one key group: encoded keys, each with an encoded value or a tombstone.
+#[derive(Clone, Debug)]
+pub struct Rows {
+    count: usize,
+    tombstones: Vec<u8>,
+    keys: Column,
+    values: Column,
+}
+
+impl Rows {
+    /// No rows, of keys and values of fixed length where one is given.
+    pub fn new(key_bytes: Option<usize>, value_bytes: Option<usize>) -> Self {
+        Rows { count: 0, tombstones: Vec::new(), keys: Column::new(key_bytes), values: Column::new(value_bytes) }
+    }
+
+    /// Number of rows.
+    pub fn len(&self) -> usize {
+        self.count
+    }
+
+    /// True without rows.
+    pub fn is_empty(&self) -> bool {
+        self.count == 0
+    }
+
+    /// Bytes of all rows as the content of one block.
+    pub fn raw_bytes(&self) -> usize {
+        self.range_bytes(0..self.count)
+    }
+
+    /// Appends a row; without a value it is a tombstone.
+    ///
+    /// # Panics
+    /// When the encoded key or value exceeds [`ROW_BYTES_MAX`].
+    #[inline]
+    pub fn push<K: crate::Data, V: crate::Data>(&mut self, key: &K, value: Option<&V>) {
+        if self.count % 8 == 0 {
+            self.tombstones.push(0);
+        }
+        self.keys.push(|out| key.encode_fixed(out), |out| key.encode(out));
+        match value {
+            Some(value) => self.values.push(|out| value.encode_fixed(out), |out| value.encode(out)),
+            None => {
+                self.tombstones[self.count / 8] |= 1 << (self.count % 8);
+                self.values.push(|_| {}, |_| {});
+            }
+        }
+        self.count += 1;
+    }
+
+    /// The encoded key of row `row`, and its encoded value unless it is a tombstone.
+    pub fn get(&self, row: usize) -> (&[u8], Option<&[u8]>) {
+        let deleted = self.tombstones[row / 8] >> (row % 8) & 1 != 0;
+        (self.keys.get(row), (!deleted).then(|| self.values.get(row)))
+    }
+
+    /// Removes all rows and keeps a modest amount of memory for the next.
+    pub(crate) fn clear(&mut self) {
+        if self.keys.bytes.capacity() + self.values.bytes.capacity() > 256 << 10 {
+            *self = Rows::new(self.keys.width, self.values.width);
+        }
+        self.count = 0;
+        self.tombstones.clear();
+        self.keys.clear();
+        self.values.clear();
+    }
+
+    pub(super) fn key_bytes(&self) -> u32 {
+        self.keys.width.map_or(VARIES, |width| width as u32)
+    }
+
+    pub(super) fn value_bytes(&self) -> u32 {
+        self.values.width.map_or(VARIES, |width| width as u32)
+    }
+
+    /// Bytes of the rows of `range` as a block.
+    pub(super) fn range_bytes(&self, range: Range<usize>) -> usize {
+        range.len().div_ceil(8) + self.keys.raw_bytes(range.clone()) + self.values.raw_bytes(range)
+    }
+
+    /// Appends the content of a block of the rows of `range` to `out`.
+    pub(super) fn encode(&self, kind: BlockKind, range: Range<usize>, out: &mut Vec<u8>) {
+        if kind == BlockKind::Delta {
+            let start = out.len();
+            out.resize(start + range.len().div_ceil(8), 0);
+            for (i, row) in range.clone().enumerate() {
+                out[start + i / 8] |= (self.tombstones[row / 8] >> (row % 8) & 1) << (i % 8);
+            }
+        }
+        self.keys.encode(range.clone(), out);
+        self.values.encode(range, out);
+    }
+
+    /// The rows in the content of a block.
+    pub(super) fn decode(
+        kind: BlockKind,
+        count: usize,
+        key_bytes: u32,
+        value_bytes: u32,
+        content: &[u8],
+    ) -> Result<Rows, Mismatch> {
+        let mut rest = content;
+        let rows = (|| {
+            let tombstones = match kind {
+                BlockKind::Base => vec![0; count.div_ceil(8)],
+                BlockKind::Delta => {
+                    let (front, behind) = rest.split_at_checked(count.div_ceil(8))?;
+                    rest = behind;
+                    front.to_vec()
+                }
+            };
+            let keys = Column::decode(key_bytes, count, &mut rest)?;
+            let values = Column::decode(value_bytes, count, &mut rest)?;
+            rest.is_empty().then_some(Rows { count, tombstones, keys, values })
+        })();
+        rows.ok_or_else(|| Mismatch {
+            expected: format!("{count} rows that fill the block"),
+            found: format!("{} bytes that do not", content.len()),
+        })
+    }
+}
