@@ -1,24 +1,11 @@
 //! What workers and the coordinator say to each other. Neither knows the other; both know these messages.
 
+pub use crate::barrier::CheckpointMode;
 use crate::clock::Nanos;
 use crate::task::Task;
 use std::sync::Arc;
-use std::time::Duration;
 use thalweg_storage::manifest::{ChannelState, KeyedStateMeta, SubtaskState};
 use thalweg_storage::{AttemptId, CheckpointId};
-
-/// How checkpoints treat the data that lies between the tasks.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum CheckpointMode {
-    /// Exactly once: a task waits until every input has reached the barrier; in-flight data are processed first.
-    Aligned,
-    /// Exactly once: the barrier overtakes in-flight data, which become part of the checkpoint.
-    Unaligned,
-    /// Aligned, until this much time since the trigger has passed; then unaligned.
-    AlignedWithTimeout(Duration),
-    /// At least once: nothing waits, nothing is captured; records may be processed twice after a restore.
-    AtLeastOnce,
-}
 
 /// Index of a task in the deployed job: all subtasks of all vertices, counted through.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]

@@ -15,6 +15,7 @@ pub mod codec;
 pub mod key_group;
 pub mod table;
 pub mod segment;
+pub mod snapshot;
 pub mod manifest;
 pub mod checkpoint;
 

@@ -11,7 +11,7 @@
 use super::aborts::Aborts;
 use super::round::Round;
 use super::{Announcement, BarrierMode, Capture, ChannelKind, Mark, Ready};
-use crate::control::CheckpointMode;
+use super::CheckpointMode;
 use thalweg_storage::CheckpointId;
 
 /// True when a test has broken the named rule.

@@ -40,7 +40,6 @@
 //! earlier one precedes the trigger in the same mailbox.
 
 pub mod aborts;
-pub mod availability;
 pub mod gate;
 mod round;
 
@@ -49,43 +48,23 @@ mod simulation;
 #[cfg(test)]
 mod tests;
 
-pub use availability::{Look, Visible};
 pub use gate::Gate;
 
+pub use crate::ring::{Announcement, BarrierMode, Look, Mark, Visible};
+use std::time::Duration;
 use thalweg_storage::CheckpointId;
 
-/// How a barrier treats the data in front of it, as announced from task to task.
+/// How checkpoints treat the data that lies between the tasks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum BarrierMode {
-    /// A task waits until every input has reached the barrier.
+pub enum CheckpointMode {
+    /// Exactly once: a task waits until every input has reached the barrier; in-flight data are processed first.
     Aligned,
-    /// The barrier overtakes data, which become channel state.
+    /// Exactly once: the barrier overtakes in-flight data, which become part of the checkpoint.
     Unaligned,
-    /// A task snapshots once every input has reached the barrier, and reads on meanwhile.
+    /// Aligned, until this much time since the trigger has passed; then unaligned.
+    AlignedWithTimeout(Duration),
+    /// At least once: nothing waits, nothing is captured; records may be processed twice after a restore.
     AtLeastOnce,
-}
-
-/// What stands at an announced position.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Mark {
-    /// The barrier of a checkpoint.
-    Barrier {
-        /// The checkpoint.
-        checkpoint: CheckpointId,
-        /// How the producer passed it.
-        mode: BarrierMode,
-    },
-    /// No batch follows, and no announcement.
-    EndOfStream,
-}
-
-/// One entry of a side ring.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Announcement {
-    /// What is announced.
-    pub mark: Mark,
-    /// Its position: the number of batches that the producer had pushed.
-    pub cut: u64,
 }
 
 /// Whether a channel's in-flight data may be captured.

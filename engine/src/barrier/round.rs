@@ -4,7 +4,7 @@
 //! gate, which reuses rounds, cuts and all, so that a long-running task allocates none.
 
 use super::{BarrierMode, ChannelKind};
-use crate::control::CheckpointMode;
+use super::CheckpointMode;
 use thalweg_storage::CheckpointId;
 
 /// Where a round stands on one channel.

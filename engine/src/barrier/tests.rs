@@ -2,7 +2,7 @@
 
 use super::gate::Fault;
 use super::*;
-use crate::control::CheckpointMode::{self, Aligned, AtLeastOnce};
+use super::CheckpointMode::{self, Aligned, AtLeastOnce};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::Duration;
 

@@ -69,7 +69,7 @@ pub trait SourceOutput<T> {
 }
 
 /// Input that could not be parsed.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize, postcard_schema::Schema)]
 pub struct MalformedRecord {
     /// Where it came from, such as a file's path.
     pub origin: String,
@@ -80,6 +80,7 @@ pub struct MalformedRecord {
     /// What is wrong with it.
     pub error: String,
 }
+thalweg_storage::data!(MalformedRecord);
 
 /// What to do with input that can't be parsed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

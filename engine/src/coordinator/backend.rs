@@ -1,6 +1,7 @@
 //! What the coordinator needs of a checkpoint directory.
 
 use std::path::Path;
+use thalweg_storage::checkpoint::CheckpointStore;
 use thalweg_storage::manifest::Manifest;
 use thalweg_storage::{AttemptId, CheckpointId, StoreError};
 
@@ -54,4 +55,38 @@ pub trait CheckpointBackend: Send {
         files: &[String],
         in_use: &dyn Fn(&str) -> bool,
     ) -> Result<(), StoreError>;
+}
+
+impl CheckpointBackend for CheckpointStore {
+    fn dir(&self) -> &Path {
+        CheckpointStore::dir(self)
+    }
+    fn next_attempt(&mut self) -> Result<AttemptId, StoreError> {
+        CheckpointStore::next_attempt(self)
+    }
+    fn completed(&self) -> &[CheckpointId] {
+        CheckpointStore::completed(self)
+    }
+    fn latest(&self) -> Result<Option<Manifest>, StoreError> {
+        CheckpointStore::latest(self)
+    }
+    fn begin(&mut self) -> Result<CheckpointId, StoreError> {
+        CheckpointStore::begin(self)
+    }
+    fn publish(
+        &mut self,
+        manifest: &Manifest,
+        retained: usize,
+        in_use: &dyn Fn(&str) -> bool,
+    ) -> Result<u64, StoreError> {
+        CheckpointStore::publish(self, manifest, retained, in_use)
+    }
+    fn discard(
+        &mut self,
+        id: CheckpointId,
+        files: &[String],
+        in_use: &dyn Fn(&str) -> bool,
+    ) -> Result<(), StoreError> {
+        CheckpointStore::discard(self, id, files, in_use)
+    }
 }

@@ -156,15 +156,14 @@ pub trait Head: Send + 'static {
         Ok(())
     }
 
-    /// Makes a task that feeds `link` on top of `down`.
+    /// Makes a task that feeds `stage`.
     ///
     /// # Errors
     /// The attempt fails.
-    fn build<L: Link<Self::Out>, D: Stage<L::Out> + 'static>(
+    fn build<D: Stage<Self::Out> + 'static>(
         &mut self,
         context: TaskContext,
-        link: L,
-        down: D,
+        stage: D,
     ) -> Result<Box<dyn Task>, Failure>;
 }
 
@@ -211,7 +210,8 @@ impl<H: Head, L: Link<H::Out>, E: End<L::Out>> BuildTask for ChainFactory<H, L, 
             side(&mut context);
         }
         let down = self.end.stage(&mut context)?;
-        self.head.build(context, self.link.clone(), down)
+        let stage = self.link.clone().bind(&mut context.bind, down)?;
+        self.head.build(context, stage)
     }
 }
 
@@ -301,11 +301,10 @@ impl<S: Source> Head for SourceHead<S> {
         Ok(())
     }
 
-    fn build<L: Link<S::Record>, D: Stage<L::Out> + 'static>(
+    fn build<D: Stage<Self::Out> + 'static>(
         &mut self,
         mut context: TaskContext,
-        link: L,
-        down: D,
+        stage: D,
     ) -> Result<Box<dyn Task>, Failure> {
         let site = context.bind.site(&self.uid);
         let splits = self.splits_of(&mut context, &site)?;
@@ -320,7 +319,6 @@ impl<S: Source> Head for SourceHead<S> {
         let reader =
             site.blame(|| self.source.reader(connector, splits)).map_err(|error| site.user_failure(error))?;
         let dead_letters = self.dead_letters.as_ref().map(|output| context.output(output));
-        let stage = link.bind(&mut context.bind, down)?;
         let rate = self.rate.map(|rate| rate / f64::from(context.bind.parallelism));
         let body = SourceBody::new(site, reader, self.malformed, dead_letters, rate, stage);
         context.task(body, Gate::new(Vec::new()))
@@ -352,13 +350,11 @@ impl<T: Data> Head for EdgeHead<T> {
         self.edges = attach_all(&mut self.plans, graph, vertex);
     }
 
-    fn build<L: Link<T>, D: Stage<L::Out> + 'static>(
+    fn build<D: Stage<Self::Out> + 'static>(
         &mut self,
         mut context: TaskContext,
-        link: L,
-        down: D,
+        stage: D,
     ) -> Result<Box<dyn Task>, Failure> {
-        let stage = link.bind(&mut context.bind, down)?;
         let mut kinds = Vec::new();
         let inputs = Inputs::new(context.channels::<T>(&self.edges, &mut kinds), 0);
         context.task(OneInput { inputs, stage }, Gate::new(kinds))
@@ -390,14 +386,12 @@ impl<A: Data, B: Data, O: TwoLink<A, B>> Head for ConnectHead<A, B, O> {
         self.edges = (attach_all(&mut self.first, graph, vertex), attach_all(&mut self.second, graph, vertex));
     }
 
-    fn build<L: Link<O::Out>, D: Stage<L::Out> + 'static>(
+    fn build<D: Stage<Self::Out> + 'static>(
         &mut self,
         mut context: TaskContext,
-        link: L,
-        down: D,
+        stage: D,
     ) -> Result<Box<dyn Task>, Failure> {
-        let down = link.bind(&mut context.bind, down)?;
-        let stage = self.operator.clone().bind(&mut context.bind, down)?;
+        let stage = self.operator.clone().bind(&mut context.bind, stage)?;
         let mut kinds = Vec::new();
         let first = Inputs::new(context.channels::<A>(&self.edges.0, &mut kinds), 0);
         let second = Inputs::new(context.channels::<B>(&self.edges.1, &mut kinds), first.len());

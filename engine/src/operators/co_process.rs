@@ -15,7 +15,7 @@ use thalweg_storage::{CheckpointId, Data, Key};
 /// User code that processes the records of two inputs, with operator state. Cloned for each partition and attempt.
 pub trait CoProcessFunction<A, B>: Clone + Send + 'static {
     /// The records it emits.
-    type Out: 'static;
+    type Out: Send + 'static;
     /// One element of its operator state; `()` for none.
     type State: Data;
 

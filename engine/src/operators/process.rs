@@ -41,7 +41,7 @@ impl RuntimeContext {
 /// User code that processes records of one input, with operator state. Cloned for each partition and attempt.
 pub trait ProcessFunction<T>: Clone + Send + 'static {
     /// The records it emits.
-    type Out: 'static;
+    type Out: Send + 'static;
     /// One element of its operator state (a list, as Flink's split list state); `()` for none.
     type State: Data;
 

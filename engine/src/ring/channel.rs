@@ -8,7 +8,7 @@
 //! - the sender never refuses a record: what finds no room waits in its outbox, which a checkpoint captures. Whoever
 //!   drives it stops feeding it while it is [`Sender::is_blocked`].
 
-use super::{Announcement, BatchPool, Cursor, doorbell::Doorbell};
+use super::{Announcement, BatchPool, Cursor, Look, doorbell::Doorbell};
 use crate::clock::Nanos;
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -245,17 +245,14 @@ impl<T> Receiver<T> {
     /// Afterwards every announcement whose cut is at most [`Receiver::visible`] has been given out.
     #[inline]
     pub fn look(&mut self, mut on_announcement: impl FnMut(Announcement)) {
-        let mut end = self.ring_end();
+        let end = self.ring_end();
+        let mut look = Look::begin(end);
         while let Ok(announcement) = self.side.pop() {
-            // What lies below the cut is in the ring by now, though perhaps not in what was read before. More than
-            // that must not be used: a further announcement, not seen yet, may stand at its front.
-            if announcement.cut > end {
-                debug_assert!(self.ring_end() >= announcement.cut, "announced before its data");
-                end = announcement.cut;
-            }
+            look.announced(announcement.cut);
             on_announcement(announcement);
         }
-        self.visible = self.visible.max(end);
+        let end = if look.rereads() { self.ring_end() } else { end };
+        self.visible = look.end(end).end;
     }
 
     fn ring_end(&self) -> u64 {

@@ -5,12 +5,14 @@
 //! announced, out of band, through a small side ring. Records never overtake each other on a channel.
 
 pub mod announcement;
+mod availability;
 mod channel;
 mod cursor;
 pub mod doorbell;
 mod pool;
 
 pub use announcement::{Announcement, BarrierMode, Mark};
+pub use availability::{Look, Visible};
 pub use channel::{ChannelSpec, Receiver, Sender, channel};
 pub use cursor::Cursor;
 pub use pool::BatchPool;

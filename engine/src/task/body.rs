@@ -31,6 +31,11 @@ pub trait Body: Send {
     /// Looks for data and announcements.
     fn look(&mut self, gate: &mut Gate);
 
+    /// True when records come from channels, whose ends the gate knows.
+    fn has_inputs(&self) -> bool {
+        true
+    }
+
     /// Processes records; none is half done when it is called.
     ///
     /// # Errors
@@ -273,6 +278,10 @@ impl<R: SourceReader, S: Stage<R::Record>> Body for SourceBody<R, S> {
 
     fn look(&mut self, _: &mut Gate) {}
 
+    fn has_inputs(&self) -> bool {
+        false
+    }
+
     fn run(&mut self, _: &mut Gate, now: Nanos, budget: Budget, _: &dyn Fn() -> u64) -> Result<BodyRun, Failure> {
         let allowed = match &mut self.rate {
             Some(rate) => rate.allowed(now).min(budget.records),
@@ -316,7 +325,7 @@ impl<R: SourceReader, S: Stage<R::Record>> Body for SourceBody<R, S> {
         let mut own = OperatorSnapshot::of(&self.site.uid);
         own.operator_state = self
             .site
-            .blame(|| self.reader.snapshot())
+            .blame(|| self.reader.snapshot(snapshot.checkpoint))
             .iter()
             .map(|split| {
                 let mut bytes = Vec::new();

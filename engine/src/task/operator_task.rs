@@ -323,6 +323,8 @@ impl<B: Body> OperatorTask<B> {
         self.parts.body.look(&mut self.parts.gate);
         let mut busy = self.snapshot_when_ready(now)?;
         if self.blocked {
+            // Room that has been freed since goes to what waits already.
+            self.flush(now);
             self.blocked = self.parts.body.stage().resume()? == Flow::Blocked;
             busy |= !self.blocked;
         }
@@ -338,7 +340,7 @@ impl<B: Body> OperatorTask<B> {
             // What has just been consumed may have been all that a barrier waited for.
             busy |= self.snapshot_when_ready(now)?;
         }
-        let ended = ended || self.parts.gate.all_ended();
+        let ended = ended || self.parts.body.has_inputs() && self.parts.gate.all_ended();
         busy |= self.end(ended)?;
         wake_at = earliest(wake_at, self.flush(now));
         busy |= self.end(ended)?;

@@ -30,7 +30,7 @@ mod test_disk;
 #[cfg(test)]
 mod tests;
 
-pub use payload::{read_payload, verify_channel_files};
+pub use payload::{payload_crc32, read_payload, verify_channel_files};
 
 use crate::error::StoreError;
 use crate::ids::{AttemptId, CheckpointId};

@@ -11,6 +11,11 @@ use crate::manifest::{Manifest, Payload};
 use std::collections::BTreeMap;
 use std::path::Path;
 
+/// CRC-32 (IEEE) of a payload's bytes, as [`Payload::File`] holds it.
+pub fn payload_crc32(bytes: &[u8]) -> u32 {
+    crc32fast::hash(bytes)
+}
+
 /// The bytes of `payload`, whose file lies below `job_dir`. Blocks on the disk: not for workers.
 ///
 /// # Errors

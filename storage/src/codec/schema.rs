@@ -44,7 +44,7 @@ pub enum Schema {
     },
     /// A value whose whole structure is encoded by postcard, where everything outside of this variant has the crate's
     /// own encoding: little-endian integers and `u32` lengths.
-    Postcard(Box<Schema>),
+    Postcard(#[serde(deserialize_with = "one_level_deeper")] Box<Schema>),
 }
 
 impl Schema {

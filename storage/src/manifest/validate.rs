@@ -129,7 +129,7 @@ fn nests_at_most(schema: &Schema, levels: u32) -> bool {
     match schema {
         Schema::Primitive(_) => true,
         _ if levels == 0 => false,
-        Schema::Option(inner) | Schema::Seq(inner) => below(inner),
+        Schema::Option(inner) | Schema::Seq(inner) | Schema::Postcard(inner) => below(inner),
         Schema::Map(key, value) => below(key) && below(value),
         Schema::Tuple(parts) => parts.iter().all(below),
         Schema::Struct { fields, .. } | Schema::Enum { variants: fields, .. } => {

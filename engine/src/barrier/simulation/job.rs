@@ -3,7 +3,7 @@
 use super::plan::{Plan, Rng, TIMEOUT};
 use crate::barrier::gate::Fault;
 use crate::barrier::{Announcement, BarrierMode, ChannelKind, Gate, Look, Mark};
-use crate::control::CheckpointMode;
+use super::CheckpointMode;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use thalweg_storage::CheckpointId;
 

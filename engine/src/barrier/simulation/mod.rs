@@ -12,7 +12,7 @@ mod plan;
 
 use super::ChannelKind;
 use super::gate::Fault;
-use crate::control::CheckpointMode;
+use super::CheckpointMode;
 use job::{DriverFault, Job, Outcome};
 use plan::{Plan, Rng, TIMEOUT};
 use proptest::prelude::*;

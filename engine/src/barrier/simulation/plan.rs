@@ -4,7 +4,7 @@
 //! the numbers follow from the record that caused them: so each consumer can tell a lost, repeated or reordered record.
 
 use crate::barrier::ChannelKind;
-use crate::control::CheckpointMode;
+use super::CheckpointMode;
 use std::time::Duration;
 
 /// SplitMix64: every schedule is its seed.

@@ -9,7 +9,7 @@
 /// One look at one channel: [`Look::begin`], drain the side ring, [`Look::end`].
 ///
 /// ```
-/// use thalweg::barrier::Look;
+/// use thalweg::ring::Look;
 /// let mut look = Look::begin(3); // the data ring held batches 0..3; meanwhile the producer pushes 3, announces 4, pushes 4
 /// look.announced(4);
 /// let seen = look.end(5);
