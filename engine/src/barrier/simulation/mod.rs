@@ -19,7 +19,7 @@ use proptest::prelude::*;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 /// Schedules per property. Multiply for a long run.
-const SCHEDULES: u32 = 6_000;
+const SCHEDULES: u32 = 3_000;
 /// Schedules within which a broken rule must show.
 const SCHEDULES_TO_CATCH: u64 = 6_000;
 
