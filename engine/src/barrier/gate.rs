@@ -357,15 +357,16 @@ impl Gate {
         for index in 0..self.rounds.len() {
             let round = &self.rounds[index];
             let Some(bound) = self.bound(round, channel) else { continue };
+            let kind = self.channels[channel].kind;
             let seen_is_enough = (broken!(self, AtLeastOnceWhenAnnounced)
                 && round.mode() == BarrierMode::AtLeastOnce)
                 || (broken!(self, EndWhenSeen) && round.cut(channel).is_none());
             if consumed >= bound || seen_is_enough {
-                let kind = self.channels[channel].kind;
                 self.rounds[index].reach(channel, kind);
             } else if !round.reached(channel) {
                 notable = notable.min(bound);
             }
+            self.rounds[index].bounded(channel, kind);
         }
         let facts = &mut self.channels[channel];
         if let Some(end) = facts.end.filter(|_| !facts.ended) {
@@ -394,7 +395,7 @@ impl Gate {
             broken!(self, NeverHoldsBack)
                 || broken!(self, OthersPassTheirCuts)
                     && round.mode() == BarrierMode::Unaligned
-                    && facts.kind == ChannelKind::Exchange
+                    && facts.kind != ChannelKind::AlignedOnly
         };
         let holding = self.rounds.iter().filter(|round| round.holds_back() && !passes(round));
         facts.limit = holding.filter_map(|round| round.cut(channel)).min().unwrap_or(u64::MAX);

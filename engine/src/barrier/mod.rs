@@ -38,6 +38,14 @@
 //! pushed before it last found the side ring empty ([`Look`]); so with no announcement seen, all it has touched lies below.
 //! Older rounds do not interfere: an unaligned checkpoint is triggered only when no other is pending, and the abort of an
 //! earlier one precedes the trigger in the same mailbox.
+//!
+//! # Why a delayed exchange must be announced first
+//! A task with an aligned-only input has to process data before it can snapshot, so its outputs must keep flowing. If a
+//! task downstream of it could pass the barrier first (another input announced it, or the trigger started it), the
+//! tasks after that one might stop at its cut to wait for the delayed task, whose output is what then backs up: nobody
+//! moves. Therefore a task passes the barrier after every delayed task upstream of it: it waits for the *announcement* of
+//! each [`ChannelKind::DelayedExchange`], not for its data. Take an unsnapshotted delayed task with none upstream: no
+//! task downstream of it has snapshotted, so no channel there has a cut to stop at, its output drains, it reaches its cuts.
 
 pub mod aborts;
 pub mod gate;
@@ -72,6 +80,9 @@ pub enum CheckpointMode {
 pub enum ChannelKind {
     /// An exchange: barriers can overtake its data.
     Exchange,
+    /// An exchange whose producer has an aligned-only input, or a task upstream of it that has one. Barriers can overtake
+    /// its data, but an unaligned snapshot waits until this channel has announced the barrier.
+    DelayedExchange,
     /// A forward or broadcast edge: its data are processed up to the barrier in every mode, and delay it.
     AlignedOnly,
 }

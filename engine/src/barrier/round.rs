@@ -1,6 +1,6 @@
 //! One checkpoint at one task: its mode, its cuts, and how many channels have not reached theirs.
 //!
-//! Always true: a cut once set stays, a channel once reached stays reached, and `unreached` counts the others. Owned by the
+//! Always true: a cut once set stays, a channel once bounded or reached stays so, and the counts are of the others. Owned by the
 //! gate, which reuses rounds, cuts and all, so that a long-running task allocates none.
 
 use super::{BarrierMode, ChannelKind};
@@ -11,6 +11,8 @@ use thalweg_storage::CheckpointId;
 #[derive(Clone, Copy, Debug, Default)]
 struct Position {
     cut: Option<u64>,
+    /// The channel's barrier or end has been announced.
+    bounded: bool,
     reached: bool,
 }
 
@@ -26,6 +28,7 @@ pub(super) struct Round {
     positions: Vec<Position>,
     unreached: usize,
     unreached_aligned_only: usize,
+    unbounded_delayed: usize,
     /// Triggered as unaligned, or announced so by a producer.
     unaligned: bool,
     /// The task's own alignment timer has run out.
@@ -44,9 +47,10 @@ impl Round {
     ) -> Round {
         let mut positions = spare.map(|round| round.positions).unwrap_or_default();
         positions.clear();
-        let mut unreached_aligned_only = 0;
+        let (mut unreached_aligned_only, mut unbounded_delayed) = (0, 0);
         positions.extend(kinds.map(|kind| {
             unreached_aligned_only += usize::from(kind == ChannelKind::AlignedOnly);
+            unbounded_delayed += usize::from(kind == ChannelKind::DelayedExchange);
             Position::default()
         }));
         Round {
@@ -56,6 +60,7 @@ impl Round {
             open_captures: 0,
             unreached: positions.len(),
             unreached_aligned_only,
+            unbounded_delayed,
             positions,
             unaligned: false,
             expired: false,
@@ -111,6 +116,15 @@ impl Round {
         self.positions[channel].reached
     }
 
+    /// The channel's bound is known.
+    pub fn bounded(&mut self, channel: usize, kind: ChannelKind) {
+        let position = &mut self.positions[channel];
+        if !position.bounded {
+            position.bounded = true;
+            self.unbounded_delayed -= usize::from(kind == ChannelKind::DelayedExchange);
+        }
+    }
+
     /// The channel has been processed up to its bound.
     pub fn reach(&mut self, channel: usize, kind: ChannelKind) {
         let position = &mut self.positions[channel];
@@ -124,7 +138,7 @@ impl Round {
     /// True when every input is where the mode wants it for the snapshot. A task without inputs is always there.
     pub fn aligned(&self) -> bool {
         match self.mode() {
-            BarrierMode::Unaligned => self.unreached_aligned_only == 0,
+            BarrierMode::Unaligned => self.unreached_aligned_only == 0 && self.unbounded_delayed == 0,
             BarrierMode::Aligned | BarrierMode::AtLeastOnce => self.unreached == 0,
         }
     }

@@ -746,6 +746,29 @@ fn an_aligned_only_input_that_has_ended_delays_nothing() {
     gate.pass(1, BarrierMode::Unaligned);
 }
 
+#[test]
+fn a_delayed_exchange_is_announced_but_not_processed_before_an_unaligned_snapshot() {
+    let mut gate = Gate::new(vec![ChannelKind::Exchange, ChannelKind::DelayedExchange]);
+    gate.trigger(id(1), UNALIGNED);
+    gate.unaligned(0, 1, 2);
+    assert_eq!((gate.ready(), gate.limits(2)), (None, vec![2, FREE]));
+    gate.unaligned(1, 1, 3);
+    gate.pass(1, BarrierMode::Unaligned);
+    assert_eq!((gate.cursor(0), gate.cursor(1)), (Some((0, Some(2))), Some((0, Some(3)))));
+}
+
+#[test]
+fn a_delayed_exchange_that_has_ended_delays_nothing() {
+    let mut gate = Gate::new(vec![ChannelKind::DelayedExchange]);
+    gate.trigger(id(1), UNALIGNED);
+    assert_eq!(gate.ready(), None);
+    gate.end(0, 3);
+    gate.pass(1, BarrierMode::Unaligned);
+    assert_eq!(gate.cursor(0), Some((0, Some(3))));
+    gate.trigger(id(2), UNALIGNED);
+    assert_eq!(gate.ready_id(), Some(2));
+}
+
 // --- Announcing onwards ---
 
 #[test]

@@ -144,8 +144,33 @@ impl Plan {
             crashes: rng.below(3),
             sinks_frozen: false,
         };
+        plan.mark_delayed();
         plan.lay_lanes();
         plan
+    }
+
+    /// Makes some exchanges aligned-only.
+    pub fn make_aligned_only(&mut self, rng: &mut Rng, percent: usize) {
+        for channel in &mut self.channels {
+            if rng.chance(percent) {
+                channel.kind = ChannelKind::AlignedOnly;
+            }
+        }
+        self.mark_delayed();
+    }
+
+    /// An exchange is delayed when aligned-only channels lie upstream of it.
+    fn mark_delayed(&mut self) {
+        for task in 0..self.tasks.len() {
+            let kind = |&channel: &usize| self.channels[channel].kind;
+            let delayed = self.tasks[task].inputs.iter().map(kind).any(|kind| kind != ChannelKind::Exchange);
+            for &channel in &self.tasks[task].outputs {
+                let kind = &mut self.channels[channel].kind;
+                if delayed && *kind == ChannelKind::Exchange {
+                    *kind = ChannelKind::DelayedExchange;
+                }
+            }
+        }
     }
 
     fn lay_lanes(&mut self) {
