@@ -35,7 +35,7 @@ use std::task::Poll;
 use std::time::Duration;
 
 /// How often a busy worker lets its executor run its reactor. Nothing there waits for it: rounds count as heartbeats and
-/// carry the time. Well above [`HEARTBEAT_IDLE`], see the top of this file.
+/// carry the time. Above [`HEARTBEAT_IDLE`], see the top of this file.
 const PREEMPT: Duration = Duration::from_millis(50);
 
 /// How long an executor polls its rings before it parks; works for pinned ones only. Short, as the worker has polled its

@@ -46,7 +46,7 @@ use std::time::Duration;
 const HEARTBEAT: Duration = Duration::from_millis(5);
 
 /// How often a worker counts a heartbeat that ran no round since the last: an idle engine should cost next to nothing.
-const HEARTBEAT_IDLE: Duration = Duration::from_millis(20);
+const HEARTBEAT_IDLE: Duration = Duration::from_millis(40);
 
 /// How long dropping [`Workers`] waits for them.
 const DROP_DEADLINE: Duration = Duration::from_secs(5);
