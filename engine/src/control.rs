@@ -118,7 +118,7 @@ pub trait WorkerLink: Send + Sync + 'static {
     /// Delivers a command and rings the worker's doorbell. Never blocks.
     fn send(&self, command: WorkerCommand);
 
-    /// A count that rises while the worker's run loop turns, parked or busy (at least every few milliseconds).
+    /// A count that rises while the worker's run loop turns, parked or busy (at least every few tens of milliseconds).
     fn heartbeat(&self) -> u64;
 
     /// The task that the worker is polling at this moment: operator chain and partition.

@@ -281,7 +281,8 @@ mod loom_tests {
             let asleep = Arc::new(AtomicBool::new(false));
             let data = Arc::new(AtomicUsize::new(0));
             let parking = Arc::new(Parking::new());
-            let (their_asleep, their_data, owner) = (Arc::clone(&asleep), Arc::clone(&data), Arc::clone(&parking));
+            let (their_asleep, their_data, owner) =
+                (Arc::clone(&asleep), Arc::clone(&data), Arc::clone(&parking));
             let peer = thread::spawn(move || {
                 their_data.store(1, Ordering::Relaxed);
                 if ringer_fences {

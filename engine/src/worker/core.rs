@@ -9,7 +9,7 @@
 //!
 //! Driven by the glommio, thread and simulated drivers; names no runtime and never blocks.
 
-use super::link::{Link, TaskInfo, drop_quietly, panic_message};
+use super::link::{Link, TaskInfo, discard, drop_quietly, panic_message};
 use super::times::{Activity, TaskTimes};
 use crate::clock::{Clock, Nanos};
 use crate::control::{Report, ReportSink, TaskCommand, TaskFailure, TaskId, WorkerCommand};
@@ -103,9 +103,11 @@ impl WorkerCore {
     pub(super) fn run_round(&mut self, now: Nanos) -> Round {
         self.link.beat();
         let mut round = Round::default();
-        for command in self.link.take_mail() {
+        let mut mail = self.link.take_mail().into_iter();
+        while let Some(command) = mail.next() {
             round.busy = true;
             if self.carry_out(command, now) {
+                mail.for_each(discard);
                 self.drop_all();
                 return Round { shutdown: true, ..round };
             }
@@ -286,7 +288,8 @@ impl WorkerCore {
     }
 
     fn publish_roster(&self) {
-        let tasks = self.attempts.iter().flat_map(|attempt| attempt.slots.iter().map(|slot| (attempt.id, slot)));
+        let tasks =
+            self.attempts.iter().flat_map(|attempt| attempt.slots.iter().map(|slot| (attempt.id, slot)));
         let tasks = tasks.map(|(attempt, slot)| TaskInfo {
             worker: self.link.index(),
             attempt,

@@ -50,7 +50,10 @@ pub fn available_cores() -> usize {
 impl Allowed {
     /// Asks the system.
     pub(super) fn detect() -> Self {
-        Allowed { cores: affinity(), quota: quota(Path::new("/proc/self/cgroup"), Path::new("/sys/fs/cgroup")) }
+        Allowed {
+            cores: affinity(),
+            quota: quota(Path::new("/proc/self/cgroup"), Path::new("/sys/fs/cgroup")),
+        }
     }
 
     /// Chooses where `workers` workers run.
@@ -117,7 +120,9 @@ fn quota(membership: &Path, root: &Path) -> Option<f64> {
         for dir in Path::new(&member.path).ancestors() {
             let below = dir.strip_prefix("/").unwrap_or(dir);
             match member.version {
-                Version::V2 => consider(read(&root.join(below), "cpu.max").and_then(|text| parse_cpu_max(&text))),
+                Version::V2 => {
+                    consider(read(&root.join(below), "cpu.max").and_then(|text| parse_cpu_max(&text)))
+                }
                 Version::V1 => {
                     for mount in ["cpu", "cpu,cpuacct"] {
                         let dir = root.join(mount).join(below);

@@ -7,7 +7,8 @@
 //!
 //! What glommio does that shapes this code:
 //! - An executor can park although a task is runnable, when it was preempted just after it had armed its timer. The
-//!   heartbeat ends such a park, so it must beat at least as often as the executor preempts ([`PREEMPT`]).
+//!   heartbeat ends such a park. It beats more often than the executor preempts ([`PREEMPT`]), so when a preemption is
+//!   what stopped the task, the heartbeat is due as well and the executor does not park at all.
 //! - `yield_now` does not run the reactor, so a worker never idles by staying runnable: it parks.
 //! - A panic in a future unwinds the executor or aborts the process: [`caught`] stops it before that.
 //! - Pending futures leak when an executor is dropped: the root future ends by a command, the heartbeat is cancelled and
@@ -16,10 +17,11 @@
 //!   counts as started takes that upon itself.
 //! - A pending `Timer` that is polled twice is armed twice: each is polled once and dropped after any wake-up.
 
-use super::HEARTBEAT;
 use super::core::{Turn, WorkerCore};
 use super::link::Link;
+use super::{HEARTBEAT, HEARTBEAT_IDLE};
 use crate::clock::Nanos;
+use crate::control::WorkerLink;
 use crate::ring::doorbell::Wake;
 use futures_util::task::AtomicWaker;
 use glommio::timer::Timer;
@@ -32,8 +34,9 @@ use std::sync::mpsc::SyncSender;
 use std::task::Poll;
 use std::time::Duration;
 
-/// How often a busy worker lets its executor run timers. Not below [`HEARTBEAT`], see above.
-const PREEMPT: Duration = HEARTBEAT;
+/// How often a busy worker lets its executor run its reactor. Nothing there waits for it: rounds count as heartbeats and
+/// carry the time. Above [`HEARTBEAT_IDLE`], see the top of this file.
+const PREEMPT: Duration = Duration::from_millis(50);
 
 /// How long an executor polls its rings before it parks; works for pinned ones only. Short, as the worker has polled its
 /// tasks for a while already, and each heartbeat of an idle worker pays it again.
@@ -63,7 +66,6 @@ pub(super) fn run(
     started: SyncSender<Result<(), String>>,
 ) {
     let made = LocalExecutorBuilder::new(pinned_to.map_or(Placement::Unbound, Placement::Fixed))
-        .name("thalweg")
         .io_memory(IO_MEMORY_BYTES)
         .spin_before_park(SPIN_BEFORE_PARK)
         .preempt_timer(PREEMPT)
@@ -91,10 +93,13 @@ pub(super) fn run(
     }
 }
 
-/// Counts a heartbeat per period, for ever.
+/// Counts a heartbeat per period, for ever; less often once no round has been counted in between.
 async fn beat(link: Arc<Link>) {
+    let mut period = HEARTBEAT;
     loop {
-        Timer::new(HEARTBEAT).await;
+        let before = link.heartbeat();
+        Timer::new(period).await;
+        period = if link.heartbeat() == before { HEARTBEAT_IDLE } else { HEARTBEAT };
         link.beat();
     }
 }

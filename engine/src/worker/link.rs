@@ -118,7 +118,7 @@ impl Link {
 
     /// Worker: takes nothing from now on; what was not taken yet is dropped.
     pub(super) fn close(&self) {
-        self.replace_mailbox(Mailbox::Closed);
+        self.replace_mailbox(Mailbox::Closed).into_iter().for_each(discard);
         self.set_roster(Vec::new());
     }
 
@@ -139,12 +139,10 @@ impl Link {
     }
 
     fn answer_for_the_dead(&self, command: WorkerCommand, message: &str) {
-        if let WorkerCommand::Deploy(_, tasks, reports) = command {
+        if let WorkerCommand::Deploy(_, _, reports) = &command {
             reports.report(Report::WorkerDied(self.index, message.to_owned()));
-            for (_, task) in tasks {
-                drop_quietly(task);
-            }
         }
+        discard(command);
     }
 }
 
@@ -162,7 +160,7 @@ impl WorkerLink for Link {
         match refused {
             None => self.doorbell.ring(),
             Some((command, Some(message))) => self.answer_for_the_dead(command, &message),
-            Some((_, None)) => {}
+            Some((command, None)) => discard(command),
         }
     }
 
@@ -174,6 +172,13 @@ impl WorkerLink for Link {
         let roster = lock(&self.roster);
         let position = self.polling.load(Ordering::Relaxed).checked_sub(1)?;
         roster.get(position).map(|task| (task.name.clone(), task.partition))
+    }
+}
+
+/// Drops a command that nobody will carry out.
+pub(super) fn discard(command: WorkerCommand) {
+    if let WorkerCommand::Deploy(_, tasks, _) = command {
+        tasks.into_iter().for_each(|(_, task)| drop_quietly(task));
     }
 }
 

@@ -1,6 +1,6 @@
 //! Workers: who runs the tasks. One executor per core, made once per engine and kept through every restart of a job.
 //!
-//! In reading order: [`core`](self) decides what a worker does and knows no runtime; `link` is what it shares with the
+//! In reading order: `core` decides what a worker does and knows no runtime; `link` is what it shares with the
 //! coordinator; three drivers turn the crank: glommio (the default), plain threads, and a simulation.
 //!
 //! Always true:
@@ -42,9 +42,11 @@ use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
-/// How often a worker counts a heartbeat while it is parked; also the longest that a task waits after glommio has parked
-/// an executor that had work.
+/// How often a worker that has just parked counts a heartbeat; a busy one counts its rounds.
 const HEARTBEAT: Duration = Duration::from_millis(5);
+
+/// How often a worker counts a heartbeat that ran no round since the last: an idle engine should cost next to nothing.
+const HEARTBEAT_IDLE: Duration = Duration::from_millis(40);
 
 /// How long dropping [`Workers`] waits for them.
 const DROP_DEADLINE: Duration = Duration::from_secs(5);
@@ -119,7 +121,9 @@ pub struct StuckWorker {
 
 fn describe_stuck(stuck: &[StuckWorker]) -> String {
     let describe = |stuck: &StuckWorker| match &stuck.polling {
-        Some((name, partition)) => format!("worker {} is stuck in {name}, partition {partition}", stuck.worker),
+        Some((name, partition)) => {
+            format!("worker {} is stuck in {name}, partition {partition}", stuck.worker)
+        }
         None => format!("worker {} did not stop by the deadline", stuck.worker),
     };
     stuck.iter().map(describe).collect::<Vec<_>>().join("; ")
@@ -140,8 +144,10 @@ impl Exits {
 
     /// Waits until all of `workers` have ended or `deadline` has passed; returns those that have not.
     fn wait(&self, workers: &[usize], deadline: Duration) -> Vec<usize> {
-        let running = |ended: &Vec<usize>| workers.iter().copied().filter(|w| !ended.contains(w)).collect::<Vec<_>>();
-        let waited = self.changed.wait_timeout_while(lock(&self.ended), deadline, |ended| !running(ended).is_empty());
+        let running =
+            |ended: &Vec<usize>| workers.iter().copied().filter(|w| !ended.contains(w)).collect::<Vec<_>>();
+        let waited =
+            self.changed.wait_timeout_while(lock(&self.ended), deadline, |ended| !running(ended).is_empty());
         running(&waited.unwrap_or_else(PoisonError::into_inner).0)
     }
 }
@@ -211,7 +217,8 @@ impl Workers {
         drop(started);
         for _ in 0..options.workers {
             // A sender that is dropped without a word belonged to a thread that panicked.
-            let outcome = starts.recv().unwrap_or_else(|_| Err("an executor died while it started".to_owned()));
+            let outcome =
+                starts.recv().unwrap_or_else(|_| Err("an executor died while it started".to_owned()));
             outcome.map_err(WorkerError::GlommioUnavailable)?;
         }
         Ok(workers)
@@ -330,6 +337,9 @@ impl Drop for Workers {
 
 impl fmt::Debug for Workers {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Workers").field("count", &self.count()).field("driver", &self.driver).finish_non_exhaustive()
+        f.debug_struct("Workers")
+            .field("count", &self.count())
+            .field("driver", &self.driver)
+            .finish_non_exhaustive()
     }
 }

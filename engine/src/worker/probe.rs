@@ -78,7 +78,8 @@ impl Facts {
 
     /// True for kernels that have io_uring at all (5.1). An unreadable release counts as new.
     fn kernel_has_io_uring(&self) -> bool {
-        let mut numbers = self.kernel.split(|c: char| !c.is_ascii_digit()).map_while(|n| n.parse::<u32>().ok());
+        let mut numbers =
+            self.kernel.split(|c: char| !c.is_ascii_digit()).map_while(|n| n.parse::<u32>().ok());
         match (numbers.next(), numbers.next()) {
             (Some(major), Some(minor)) => (major, minor) >= (5, 1),
             _ => true,
@@ -240,7 +241,8 @@ mod tests {
 
     #[test]
     fn the_probe_agrees_with_starting_an_executor() {
-        let executor = glommio::LocalExecutorBuilder::new(glommio::Placement::Unbound).io_memory(64 << 10).make();
+        let executor =
+            glommio::LocalExecutorBuilder::new(glommio::Placement::Unbound).io_memory(64 << 10).make();
         assert_eq!(probe().is_ok(), executor.is_ok());
     }
 }

@@ -3,9 +3,9 @@
 //! Always true: the thread parks only after its sleep is announced and everything is rechecked, and never for longer than
 //! a heartbeat. `unpark` is sticky, as [`Wake`] demands.
 
-use super::HEARTBEAT;
 use super::core::{Turn, WorkerCore};
 use super::cores;
+use super::{HEARTBEAT, HEARTBEAT_IDLE};
 use crate::clock::Nanos;
 use crate::ring::doorbell::Wake;
 use std::sync::{Arc, OnceLock};
@@ -47,8 +47,9 @@ pub(super) fn run(core: &mut WorkerCore, pinned_to: Option<usize>, unpark: &Unpa
 
 /// Parks until the doorbell rings or `wake_at` comes, counting a heartbeat now and then.
 fn park(core: &WorkerCore, wake_at: Option<Nanos>) {
+    let mut beat = HEARTBEAT;
     while core.link().doorbell().is_asleep() {
-        let mut timeout = HEARTBEAT;
+        let mut timeout = beat;
         if let Some(at) = wake_at {
             let left = at.since(core.clock().now());
             if left.is_zero() {
@@ -58,5 +59,6 @@ fn park(core: &WorkerCore, wake_at: Option<Nanos>) {
         }
         thread::park_timeout(timeout);
         core.link().beat();
+        beat = HEARTBEAT_IDLE;
     }
 }

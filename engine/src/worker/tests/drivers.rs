@@ -24,7 +24,7 @@ fn start(workers: usize, driver: DriverChoice) -> Workers {
 }
 
 fn deploy(workers: &Workers, worker: usize, tasks: Vec<Fake>) -> Receiver<Report> {
-    let (sink, reports) = Reports::new();
+    let (sink, reports) = Reports::channel();
     let tasks = tasks.into_iter().enumerate().map(|(id, task)| task.boxed(id as u32)).collect();
     workers.link(worker).send(WorkerCommand::Deploy(ATTEMPT, tasks, sink));
     reports
@@ -135,7 +135,8 @@ fn commands_wake_a_parked_worker() {
 fn a_panicking_task_leaves_its_worker_alive() {
     for driver in drivers() {
         let workers = start(1, driver);
-        let reports = deploy(&workers, 0, vec![Fake::new("bad", |_| panic!("bad")), Fake::new("good", |_| idle())]);
+        let reports =
+            deploy(&workers, 0, vec![Fake::new("bad", |_| panic!("bad")), Fake::new("good", |_| idle())]);
         assert!(matches!(reports.recv_timeout(WATCHDOG), Ok(Report::Failed(ATTEMPT, TaskId(0), _))));
         workers.link(0).send(WorkerCommand::Cancel(ATTEMPT));
         assert!(matches!(reports.recv_timeout(WATCHDOG), Ok(Report::Cancelled(ATTEMPT, 0))));
@@ -188,7 +189,9 @@ fn shutdown_returns_by_its_deadline_and_names_the_stuck_task() {
         entries.recv_timeout(WATCHDOG).unwrap();
         let outcome = workers.shutdown(Duration::from_millis(50));
         release.store(true, Ordering::Relaxed);
-        let Err(WorkerError::Stuck(stuck)) = outcome else { panic!("the loop cannot have ended: {outcome:?}") };
+        let Err(WorkerError::Stuck(stuck)) = outcome else {
+            panic!("the loop cannot have ended: {outcome:?}")
+        };
         assert_eq!(stuck, [StuckWorker { worker: 1, polling: Some(("loop".to_owned(), 3)) }]);
         workers.shutdown(WATCHDOG).unwrap();
     }
@@ -259,7 +262,9 @@ fn several_engines_workers_live_in_one_process_and_more_workers_than_cores_run()
             for worker in 0..workers.count() {
                 let reports = deploy(workers, worker, vec![Fake::new("end", |_| Ok(Progress::Finished))]);
                 workers.link(worker).send(WorkerCommand::Cancel(ATTEMPT));
-                assert!(matches!(reports.recv_timeout(WATCHDOG), Ok(Report::Cancelled(ATTEMPT, w)) if w == worker));
+                assert!(
+                    matches!(reports.recv_timeout(WATCHDOG), Ok(Report::Cancelled(ATTEMPT, w)) if w == worker)
+                );
             }
         }
         for workers in engines {

@@ -95,7 +95,7 @@ fn abort_command() -> TaskCommand {
 struct Reports(Mutex<Sender<Report>>);
 
 impl Reports {
-    fn new() -> (Arc<dyn ReportSink>, Receiver<Report>) {
+    fn channel() -> (Arc<dyn ReportSink>, Receiver<Report>) {
         let (sender, receiver) = channel();
         (Arc::new(Reports(Mutex::new(sender))), receiver)
     }

@@ -15,7 +15,7 @@ impl Bench {
     fn deploy(tasks: Vec<Fake>) -> Self {
         let clock = Arc::new(SimClock::default());
         let workers = SimWorkers::new(1, &(Arc::clone(&clock) as Arc<dyn Clock>));
-        let (sink, reports) = Reports::new();
+        let (sink, reports) = Reports::channel();
         let tasks = tasks.into_iter().enumerate().map(|(id, task)| task.boxed(id as u32)).collect();
         workers.link(0).send(WorkerCommand::Deploy(ATTEMPT, tasks, sink));
         Bench { clock, workers, reports }
@@ -62,10 +62,17 @@ fn a_panic_becomes_a_failure_with_operator_partition_and_message_and_the_others_
     for _ in 0..3 {
         bench.step();
     }
-    let Report::Failed(ATTEMPT, TaskId(0), failure) = bench.reports.try_recv().unwrap() else { panic!("no failure") };
+    let Report::Failed(ATTEMPT, TaskId(0), failure) = bench.reports.try_recv().unwrap() else {
+        panic!("no failure")
+    };
     assert_eq!(
         failure,
-        TaskFailure { operator: "parse".into(), partition: 3, message: "record 17 is bad".into(), fatal: false }
+        TaskFailure {
+            operator: "parse".into(),
+            partition: 3,
+            message: "record 17 is bad".into(),
+            fatal: false
+        }
     );
     assert!(bench.reports.try_recv().is_err(), "a failure is reported once");
     assert_eq!(polls.load(Ordering::Relaxed), 3);
@@ -75,7 +82,8 @@ fn a_panic_becomes_a_failure_with_operator_partition_and_message_and_the_others_
 fn an_error_is_reported_once_and_its_task_hears_no_command_any_more() {
     let heard = Arc::new(AtomicUsize::new(0));
     let theirs = Arc::clone(&heard);
-    let failure = TaskFailure { operator: "sink".into(), partition: 3, message: "disk full".into(), fatal: true };
+    let failure =
+        TaskFailure { operator: "sink".into(), partition: 3, message: "disk full".into(), fatal: true };
     let returned = failure.clone();
     let task = Fake::new("sink", move |_| Err(returned.clone())).on_command(move |_| {
         theirs.fetch_add(1, Ordering::Relaxed);
@@ -141,7 +149,7 @@ fn cancel_drops_every_task_of_the_attempt_then_reports_even_if_a_drop_panics() {
         })
     };
     let mut bench = Bench::deploy(vec![task(true), task(false)]);
-    let (sink, other_reports) = Reports::new();
+    let (sink, other_reports) = Reports::channel();
     let other = AttemptId(2);
     let (survivor, polls) = counting(Progress::Busy);
     bench.send(WorkerCommand::Deploy(other, vec![survivor.boxed(0)], sink));
@@ -178,7 +186,7 @@ fn the_coordinator_sees_which_task_is_being_polled() {
             idle()
         })
     };
-    let (sink, _reports) = Reports::new();
+    let (sink, _reports) = Reports::channel();
     link.send(WorkerCommand::Deploy(ATTEMPT, vec![task("a").boxed(0), task("b").boxed(1)], sink));
     workers.step(0, Nanos(0));
     assert_eq!(*seen.lock().unwrap(), [Some(("a".to_owned(), 3)), Some(("b".to_owned(), 3))]);
@@ -216,7 +224,7 @@ fn a_ring_from_a_task_of_the_same_worker_is_not_lost() {
     let clock: Arc<dyn Clock> = Arc::new(SimClock::default());
     let mut workers = SimWorkers::new(1, &clock);
     let bell = workers.doorbell(0);
-    let (sink, _reports) = Reports::new();
+    let (sink, _reports) = Reports::channel();
     let mut rings = 1;
     let producer = Fake::new("late", move |_| {
         // Hands something to a task that was polled earlier in the round, and has nothing more to do itself.
@@ -260,7 +268,7 @@ fn time_is_attributed_to_what_each_task_reported() {
         Ok(Progress::Busy)
     });
     let blocked = Fake::new("blocked", |_| Ok(Progress::Blocked { wake_at: None }));
-    let (sink, _reports) = Reports::new();
+    let (sink, _reports) = Reports::channel();
     workers.link(0).send(WorkerCommand::Deploy(ATTEMPT, vec![busy.boxed(0), blocked.boxed(1)], sink));
     for _ in 0..2 {
         let now = clock.now();
