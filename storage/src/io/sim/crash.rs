@@ -100,7 +100,7 @@ fn surviving_entries(
     }
     match chooser.choose(4) {
         0 => dir.durable.clone(),
-        1 => dir.current.clone(),
+        1 => dir.surviving(|_| true),
         _ => dir.surviving(|_| chooser.choose(2) == 1),
     }
 }

@@ -160,6 +160,18 @@ fn a_truncation_is_lost_or_kept_whole_and_never_uncovers_old_bytes() {
 }
 
 #[test]
+fn what_was_written_after_a_truncation_is_not_there_without_it() {
+    let (disk, handle) = disk();
+    let file = durable_name(&handle, "/a");
+    write(&handle, file, 0, vec![1; 512]);
+    handle.sync_data(file).wait().expect("synced");
+    handle.truncate(file, 0).wait().expect("shorter");
+    write(&handle, file, 0, vec![2; 100]);
+    let expected = BTreeSet::from([vec![1; 512], vec![], vec![0; 100], vec![2; 100]].map(Some));
+    assert_eq!(outcomes(&disk, CrashProfile::Weak, "/a"), expected);
+}
+
+#[test]
 fn what_a_failed_sync_left_behind_is_not_written_by_the_next_one() {
     let (disk, handle) = disk();
     let file = durable_name(&handle, "/a");
@@ -179,6 +191,21 @@ fn what_a_failed_sync_left_behind_is_not_written_by_the_next_one() {
 }
 
 #[test]
+fn a_truncation_cuts_what_a_failed_sync_left_in_doubt() {
+    let (disk, handle) = disk();
+    let file = durable_name(&handle, "/a");
+    write(&handle, file, 0, vec![1; 512]);
+    disk.fail_next(OpKind::SyncData, Fault::Io);
+    assert!(handle.sync_data(file).wait().is_err());
+    let again = handle.open("/a", OpenMode::ReadWrite).wait().expect("there");
+    handle.truncate(again, 100).wait().expect("shorter");
+    handle.truncate(again, 512).wait().expect("longer");
+    handle.sync_data(again).wait().expect("the kernel believes all clean");
+    let cut = [[1; 100].as_slice(), &[0; 412]].concat();
+    assert_eq!(outcomes(&disk, CrashProfile::Weak, "/a"), BTreeSet::from([vec![0; 512], cut].map(Some)));
+}
+
+#[test]
 fn a_failed_directory_sync_leaves_its_names_in_doubt() {
     let (disk, handle) = disk();
     handle.write_file_durable("/a", b"x").expect("new");
@@ -188,6 +215,14 @@ fn a_failed_directory_sync_leaves_its_names_in_doubt() {
     handle.sync_dir("/").wait().expect("the next one succeeds");
     assert_eq!(outcomes(&disk, CrashProfile::Weak, "/a").len(), 2);
     assert_eq!(outcomes(&disk, CrashProfile::Weak, "/b").len(), 1);
+    handle.rename("/a", "/c").wait().expect("renamed");
+    handle.sync_dir("/").wait().expect("synced");
+    assert_eq!(
+        outcomes(&disk, CrashProfile::Weak, "/a"),
+        BTreeSet::from([None]),
+        "a later change settles it"
+    );
+    assert_eq!(outcomes(&disk, CrashProfile::Weak, "/c"), BTreeSet::from([Some(b"x".to_vec())]));
 }
 
 #[test]
