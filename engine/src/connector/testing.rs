@@ -79,6 +79,9 @@ pub(crate) fn context_on(
     }
 }
 
+/// Chooses requests.
+type Which = fn(&Request) -> bool;
+
 #[derive(Default)]
 struct State {
     files: HashMap<u64, Arc<File>>,
@@ -87,7 +90,7 @@ struct State {
     hold: bool,
     executed: usize,
     stop_after: Option<usize>,
-    fail: Option<(fn(&Request) -> bool, io::ErrorKind)>,
+    fail: Option<(Which, io::ErrorKind)>,
 }
 
 /// A disk on `std::fs`.
@@ -139,7 +142,7 @@ impl TestDisk {
     }
 
     /// Requests for which `which` holds fail with `kind` and change nothing.
-    pub fn fail(&self, which: fn(&Request) -> bool, kind: io::ErrorKind) {
+    pub fn fail(&self, which: Which, kind: io::ErrorKind) {
         self.state.lock().unwrap().fail = Some((which, kind));
     }
 

@@ -1,8 +1,8 @@
 //! Files as input and output: text lines, NDJSON and CSV, plain or zstd-compressed.
 //!
-//! Read it in this order: [`format`] (a line becomes a record), [`lines`] (bytes become lines), [`split`] (files
-//! become splits), [`source`] (splits become records); [`encoder`] and [`csv`] (a record becomes bytes), [`layout`] (names of output
-//! files), [`part`] (bytes become one of them), [`writer`] and [`sink`] (they become visible exactly once).
+//! Read it in this order: `format` (a line becomes a record), `lines` (bytes become lines), `split` (files
+//! become splits), `source` (splits become records); `encoder` and `csv` (a record becomes bytes), `layout` (names of output
+//! files), `part` (bytes become one of them), `writer` and `sink` (they become visible exactly once).
 
 mod csv;
 mod encoder;

@@ -95,7 +95,7 @@ fn live(disk: &Arc<TestDisk>, dir: &Path, attempt: u64, manifest: &mut Manifest)
             rows: next,
             ended: end,
         };
-        if checkpoint % 2 == 0 || end {
+        if checkpoint.is_multiple_of(2) || end {
             commit(&mut writer, &uncommitted)?;
             uncommitted.clear();
         }
