@@ -164,7 +164,7 @@ mod tests {
         let source = GeneratorSource::new(Some(1), |i| i);
         let splits = source.splits(&context(0, 1).disk, 3).unwrap();
         assert_eq!(read_all(&source, splits), [0]);
-        assert_eq!(read_all(&source, Vec::new()), []);
+        assert!(read_all(&source, Vec::new()).is_empty());
     }
 
     #[test]

@@ -176,8 +176,12 @@ impl<T: Data> Sink for MemorySink<T> {
         _restored: Vec<()>,
         committables: Vec<Committable>,
     ) -> Result<MemoryWriter<T>, BoxError> {
-        let mut writer =
-            MemoryWriter { world: Arc::clone(&self.world), buffered: 0, bytes: Vec::new(), record: PhantomData };
+        let mut writer = MemoryWriter {
+            world: Arc::clone(&self.world),
+            buffered: 0,
+            bytes: Vec::new(),
+            record: PhantomData,
+        };
         writer.commit(committables)?;
         Ok(writer)
     }

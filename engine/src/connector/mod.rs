@@ -4,15 +4,15 @@
 //! for a checkpoint, and commits it once that checkpoint is complete. Both are polled on a worker and must never
 //! block: disk access goes through the [`DiskHandle`] of their context.
 
+#[cfg(feature = "files")]
+pub mod files;
 pub mod generator;
 pub mod memory;
 pub mod pull;
 pub mod push;
-#[cfg(feature = "files")]
-pub mod files;
-mod waiters;
 #[cfg(test)]
 mod testing;
+mod waiters;
 
 use crate::clock::Nanos;
 use std::sync::Arc;
@@ -224,7 +224,8 @@ pub trait SinkWriter: Send + 'static {
     ///
     /// # Errors
     /// The attempt fails.
-    fn prepare(&mut self, checkpoint: CheckpointId, end: bool) -> Result<SinkSnapshot<Self::State>, BoxError>;
+    fn prepare(&mut self, checkpoint: CheckpointId, end: bool)
+    -> Result<SinkSnapshot<Self::State>, BoxError>;
 
     /// True when everything that `prepare(checkpoint)` promised is durable; polled until then.
     ///

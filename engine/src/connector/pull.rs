@@ -239,7 +239,9 @@ impl<T: Data> PullWriter<T> {
     fn channel(&self) -> Result<MutexGuard<'_, State<T>>, BoxError> {
         let state = self.shared.lock();
         if state.host_gone {
-            return Err("every egress of this sink was dropped while the job runs: keep one, and read from it".into());
+            return Err(
+                "every egress of this sink was dropped while the job runs: keep one, and read from it".into(),
+            );
         }
         Ok(state)
     }
@@ -329,7 +331,9 @@ impl<T: Data> SinkWriter for PullWriter<T> {
             let mark = self.shared.lock().delivered.get(&key).copied();
             match mark {
                 Some(mark) if mark.checkpoint > checkpoint => continue,
-                Some(mark) if mark.checkpoint == checkpoint => drop(records.drain(..mark.records.min(records.len()))),
+                Some(mark) if mark.checkpoint == checkpoint => {
+                    drop(records.drain(..mark.records.min(records.len())))
+                }
                 _ => {}
             }
             if !records.is_empty() {

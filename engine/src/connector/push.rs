@@ -289,8 +289,7 @@ impl<T: Data> PushSource<T> {
                 pushers: Waiters::default(),
             }),
         });
-        let ingress =
-            Ingress { shared: Arc::clone(&shared), _host: Arc::new(HostEnd(Arc::clone(&shared))) };
+        let ingress = Ingress { shared: Arc::clone(&shared), _host: Arc::new(HostEnd(Arc::clone(&shared))) };
         let source = PushSource { alive: Arc::new(JobEnd(Arc::clone(&shared))), shared };
         (ingress, source)
     }
@@ -390,7 +389,9 @@ impl<T: Data> SourceReader for PushReader<T> {
         budget: usize,
         output: &mut O,
     ) -> Result<SourceStatus, BoxError> {
-        let Some(position) = self.position.as_mut().filter(|_| !self.ended) else { return Ok(SourceStatus::End) };
+        let Some(position) = self.position.as_mut().filter(|_| !self.ended) else {
+            return Ok(SourceStatus::End);
+        };
         if !self.taken.is_empty() {
             for _ in 0..budget.max(1) {
                 let Some(record) = self.taken.pop_front() else { break };

@@ -1,5 +1,5 @@
 //! What the tests of connectors share: an output that collects, a context, and a disk on `std::fs` whose
-//! completions come at once or only when a test says so, that can fail, and that can stop as if power went.
+//! completions come at once or only when a test says so, that can fail and can stop at any request.
 
 use super::{ConnectorContext, MalformedRecord, SourceOutput};
 use std::collections::HashMap;
@@ -79,6 +79,9 @@ pub(crate) fn context_on(
     }
 }
 
+/// Chooses requests.
+type Which = fn(&Request) -> bool;
+
 #[derive(Default)]
 struct State {
     files: HashMap<u64, Arc<File>>,
@@ -87,7 +90,7 @@ struct State {
     hold: bool,
     executed: usize,
     stop_after: Option<usize>,
-    fail: Option<(fn(&Request) -> bool, io::ErrorKind)>,
+    fail: Option<(Which, io::ErrorKind)>,
 }
 
 /// A disk on `std::fs`.
@@ -127,7 +130,7 @@ impl TestDisk {
         }
     }
 
-    /// After `requests` more requests nothing is executed or answered any more, as if power went.
+    /// After `requests` more requests none is executed any more: the process has been killed, as it were.
     pub fn stop_after(&self, requests: usize) {
         let mut state = self.state.lock().unwrap();
         state.stop_after = Some(state.executed + requests);
@@ -139,7 +142,7 @@ impl TestDisk {
     }
 
     /// Requests for which `which` holds fail with `kind` and change nothing.
-    pub fn fail(&self, which: fn(&Request) -> bool, kind: io::ErrorKind) {
+    pub fn fail(&self, which: Which, kind: io::ErrorKind) {
         self.state.lock().unwrap().fail = Some((which, kind));
     }
 
@@ -152,10 +155,11 @@ impl TestDisk {
         let fails = {
             let mut state = self.state.lock().unwrap();
             if state.stop_after.is_some_and(|stop| state.executed >= stop) {
-                return;
+                Some(io::ErrorKind::ConnectionAborted)
+            } else {
+                state.executed += 1;
+                state.fail.filter(|(which, _)| which(&request)).map(|(_, kind)| kind)
             }
-            state.executed += 1;
-            state.fail.filter(|(which, _)| which(&request)).map(|(_, kind)| kind)
         };
         done(match fails {
             Some(kind) => Err(io::Error::from(kind)),
@@ -201,7 +205,7 @@ impl TestDisk {
                 self.file(file)?.write_all_at(&data, offset)?;
                 Reply::Bytes(data)
             }
-            // The test's process does not lose power: nothing needs to reach the medium.
+            // The test's machine does not lose power: nothing needs to reach the medium.
             Request::SyncData { file } => self.file(file).map(|_| Reply::Done)?,
             Request::Truncate { file, bytes } => self.file(file)?.set_len(bytes).map(|()| Reply::Done)?,
             Request::Length { file } => Reply::Length(self.file(file)?.metadata()?.len()),

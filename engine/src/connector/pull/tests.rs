@@ -68,7 +68,7 @@ fn committed_mode_shows_nothing_before_the_commit_and_each_record_once() {
     let (egress, sink) = PullSink::committed_channel(10);
     let mut first = writer(&sink);
     let one = prepare(&mut first, 1, 0..3);
-    assert_eq!(received(&egress), []);
+    assert!(received(&egress).is_empty());
     first.commit(vec![one.clone()]).unwrap();
     first.commit(vec![one.clone()]).unwrap();
     assert!(first.committed());
