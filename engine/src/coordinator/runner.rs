@@ -8,6 +8,9 @@
 //!   loop by itself, so that a command is never kept waiting by work that repeats;
 //! - the checkpoint directory is released before the job's end is shown.
 
+#[cfg(test)]
+mod tests;
+
 use super::assemble::assemble;
 use super::backend::CheckpointBackend;
 use super::config::CoordinatorConfig;
