@@ -88,6 +88,8 @@ enum Message {
     Shutdown,
 }
 
+type TasksOfWorker = Vec<(TaskId, Box<dyn Task>)>;
+
 struct Mailbox(Sender<Message>);
 
 impl ReportSink for Mailbox {
@@ -316,7 +318,7 @@ impl Runner {
             Err(panic) => return Err(Event::DeployFailed { fatal: false, message: panic_message(&*panic) }),
         };
 
-        let mut by_worker: BTreeMap<usize, Vec<(TaskId, Box<dyn Task>)>> = BTreeMap::new();
+        let mut by_worker: BTreeMap<usize, TasksOfWorker> = BTreeMap::new();
         for (worker, id, task) in deployment.tasks {
             assert!(
                 worker < self.workers.len(),

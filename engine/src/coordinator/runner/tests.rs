@@ -93,7 +93,7 @@ impl CheckpointBackend for MemoryBackend {
 #[derive(Default)]
 struct FakeWorker {
     index: usize,
-    deployed: Mutex<Option<(AttemptId, Vec<TaskId>, Arc<dyn ReportSink>)>>,
+    deployed: Mutex<Option<(AttemptId, Arc<dyn ReportSink>)>>,
     heard: Mutex<Vec<String>>,
     beats: AtomicU64,
     stuck: Mutex<bool>,
@@ -105,7 +105,7 @@ impl WorkerLink for FakeWorker {
             WorkerCommand::Deploy(attempt, tasks, reports) => {
                 let tasks: Vec<TaskId> = tasks.into_iter().map(|(id, _)| id).collect();
                 let text = format!("deploy {attempt}: {:?}", tasks.iter().map(|id| id.0).collect::<Vec<_>>());
-                *self.deployed.lock().unwrap() = Some((attempt, tasks, reports));
+                *self.deployed.lock().unwrap() = Some((attempt, reports));
                 text
             }
             WorkerCommand::Broadcast(_, TaskCommand::Trigger(trigger)) => {
@@ -115,7 +115,7 @@ impl WorkerLink for FakeWorker {
             WorkerCommand::Broadcast(_, TaskCommand::Abort(id)) => format!("abort {id}"),
             WorkerCommand::Broadcast(_, TaskCommand::CommitFinal) => "commit final".to_owned(),
             WorkerCommand::Cancel(attempt) => {
-                if let Some((_, _, reports)) = &*self.deployed.lock().unwrap()
+                if let Some((_, reports)) = &*self.deployed.lock().unwrap()
                     && !*self.stuck.lock().unwrap()
                 {
                     reports.report(Report::Cancelled(attempt, self.index));
@@ -245,7 +245,7 @@ impl World {
 
     fn report(&self, worker: usize, report: impl FnOnce(AttemptId) -> Report) {
         let deployed = self.workers[worker].deployed.lock().unwrap();
-        let (attempt, _, reports) = deployed.as_ref().unwrap();
+        let (attempt, reports) = deployed.as_ref().unwrap();
         reports.report(report(*attempt));
     }
 
