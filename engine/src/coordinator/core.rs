@@ -13,6 +13,10 @@
 //! - once it is unknown what is durable, or once a worker is lost whose tasks may live on, no file is deleted.
 
 mod checkpoints;
+#[cfg(test)]
+mod prop_tests;
+#[cfg(test)]
+mod tests;
 
 use super::config::CoordinatorConfig;
 use super::event::{Action, Deployed, Event};
@@ -212,7 +216,7 @@ impl Core {
             }
             Phase::Running => {
                 self.expire();
-                if matches!(self.phase, Phase::Running) && self.checkpointing && self.beginning.is_none() {
+                if matches!(self.phase, Phase::Running) && self.beginning.is_none() {
                     self.begin();
                 }
             }
@@ -247,7 +251,9 @@ impl Core {
         }
         self.stats_version += 1;
         self.phase = Phase::Running;
-        self.triggers.start(self.now);
+        if self.checkpointing {
+            self.triggers.start(self.now);
+        }
         let then = then.or_else(|| lost.map(|worker| Then::Fail(format!("worker {worker} has ended"))));
         match then {
             Some(then) => self.stop(then),

@@ -14,6 +14,9 @@ use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 use thalweg_storage::CheckpointId;
 use thalweg_storage::manifest::{ChannelState, OperatorState, Payload, SubtaskState};
 
+/// Number of completed checkpoints whose repeated acknowledgements are recognised. Files of older ones are gone anyway.
+const COMPLETED_MAX: usize = 128;
+
 /// Files to delete on behalf of one checkpoint.
 pub(super) type Unused = (CheckpointId, Vec<String>);
 
@@ -26,6 +29,8 @@ pub(super) struct Files {
     pending: BTreeMap<CheckpointId, Named>,
     /// The newest completed checkpoints, oldest first.
     retained: VecDeque<(CheckpointId, HashSet<String>)>,
+    /// Ids of the last [`COMPLETED_MAX`] completed checkpoints, oldest first.
+    completed: VecDeque<CheckpointId>,
     /// Segments of failed checkpoints that a task may still name again.
     left_over: BTreeMap<CheckpointId, HashSet<String>>,
 }
@@ -73,6 +78,7 @@ impl Files {
             held: HashMap::new(),
             pending: BTreeMap::new(),
             retained: VecDeque::new(),
+            completed: VecDeque::new(),
             left_over: BTreeMap::new(),
         }
     }
@@ -96,23 +102,16 @@ impl Files {
 
     /// The job was restored from `id`, which names `files`.
     pub(super) fn restored(&mut self, id: CheckpointId, files: HashSet<String>) {
-        if !self.is_retained(id) {
-            self.retained.push_back((id, files));
-            self.trim();
+        if self.retained.iter().all(|(retained, _)| *retained != id) {
+            self.add_completed(id, files);
         }
-    }
-
-    /// True when `id` is one of the newest completed checkpoints.
-    pub(super) fn is_retained(&self, id: CheckpointId) -> bool {
-        self.retained.iter().any(|(retained, _)| *retained == id)
     }
 
     /// `id` has been published; every checkpoint under way that is older has ended before. Returns what no task will
     /// name any more: each task's snapshot for `id` came after its older ones, and later ones build on it.
     pub(super) fn published(&mut self, id: CheckpointId) -> Vec<Unused> {
         let named = self.release(id);
-        self.retained.push_back((id, named.all().cloned().collect()));
-        self.trim();
+        self.add_completed(id, named.all().cloned().collect());
         let newer = self.left_over.split_off(&id);
         let settled = std::mem::replace(&mut self.left_over, newer);
         self.unused(settled)
@@ -133,7 +132,7 @@ impl Files {
         snapshot: &TaskSnapshot,
         attempt_over: bool,
     ) -> Option<Unused> {
-        if self.is_retained(id) {
+        if self.completed.contains(&id) {
             return None;
         }
         let mut named = Named::default();
@@ -167,8 +166,13 @@ impl Files {
         named
     }
 
-    fn trim(&mut self) {
-        while self.retained.len() > self.retain {
+    fn add_completed(&mut self, id: CheckpointId, files: HashSet<String>) {
+        self.completed.push_back(id);
+        if self.completed.len() > COMPLETED_MAX {
+            self.completed.pop_front();
+        }
+        self.retained.push_back((id, files));
+        if self.retained.len() > self.retain {
             self.retained.pop_front();
         }
     }

@@ -1,10 +1,10 @@
 //! The coordinator: decides when checkpoints start and end and when a job restarts, and drives manifests and workers.
 //!
-//! Read it in this order: [`config`] (settings), [`event`] and [`core`] (the decisions, pure: events in, actions out) with its
-//! parts [`trigger`] (when a checkpoint may start), [`pending`] (one checkpoint under way), [`files`] (which files
-//! may be deleted), [`restart`] and [`heartbeat`]; then [`stats`] and [`shared`] (what a job handle sees),
-//! [`backend`] and [`deploy`] (what the coordinator needs of others), [`assemble`] (snapshots into a manifest) and
-//! [`runner`] (the loop that executes the core's actions).
+//! Read it in this order: `config` (settings), `event` and `core` (the decisions, pure: events in, actions out) with its
+//! parts `trigger` (when a checkpoint may start), `pending` (one checkpoint under way), `files` (which files
+//! may be deleted), `restart` and `heartbeat`; then `stats` and `shared` (what a job handle sees),
+//! `backend` and `deploy` (what the coordinator needs of others), `assemble` (snapshots into a manifest) and
+//! `runner` (the loop that executes the core's actions).
 //!
 //! Always true:
 //! - a checkpoint is completed only when every task has acknowledged it and its manifest is durable;

@@ -8,6 +8,9 @@
 //!   loop by itself, so that a command is never kept waiting by work that repeats;
 //! - the checkpoint directory is released before the job's end is shown.
 
+#[cfg(test)]
+mod tests;
+
 use super::assemble::assemble;
 use super::backend::CheckpointBackend;
 use super::config::CoordinatorConfig;
@@ -84,6 +87,8 @@ enum Message {
     Cancel,
     Shutdown,
 }
+
+type TasksOfWorker = Vec<(TaskId, Box<dyn Task>)>;
 
 struct Mailbox(Sender<Message>);
 
@@ -313,7 +318,7 @@ impl Runner {
             Err(panic) => return Err(Event::DeployFailed { fatal: false, message: panic_message(&*panic) }),
         };
 
-        let mut by_worker: BTreeMap<usize, Vec<(TaskId, Box<dyn Task>)>> = BTreeMap::new();
+        let mut by_worker: BTreeMap<usize, TasksOfWorker> = BTreeMap::new();
         for (worker, id, task) in deployment.tasks {
             assert!(
                 worker < self.workers.len(),

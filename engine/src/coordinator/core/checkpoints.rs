@@ -183,7 +183,7 @@ impl Core {
         if self.failed_in_a_row > tolerable {
             let failed = self.failed_in_a_row;
             let cause = format!(
-                "{failed} checkpoints failed in a row, {tolerable} are tolerable; the last: {reason}"
+                "checkpoints failed {failed} times in a row, {tolerable} are tolerable; the last: {reason}"
             );
             self.attempt_failed(cause, true);
         }
