@@ -1,0 +1,370 @@
+//! Writing a table's snapshot in slices, while the table goes on changing.
+//!
+//! A scan visits every bucket once, group by group. From each it takes the entries that the snapshot needs and that have
+//! not changed since its begin, and it restamps all. An entry that is about to change in a bucket not yet visited
+//! is taken at once; the present label, which it gets, keeps the scan from taking it again. A bucket that is about
+//! to be rebuilt is visited first. So every entry is taken exactly once, in its form at the begin.
+//!
+//! Taken rows wait by key group, in [`Scan::waiting`], until they fill a block or their group is done.
+
+#![expect(unsafe_code, reason = "visits buckets, whose handles are pointers")]
+
+use super::bucket::Bucket;
+use super::epochs::{Epoch, LABEL, LABELS, Stamp, TOMBSTONE};
+use super::value_table::{ValueTable, limit};
+use crate::codec::{Data, DecodeError, Key};
+use crate::key_group::{KeyGroup, KeyGroups};
+use crate::manifest::KeyedStateMeta;
+use crate::segment::{BLOCK_BYTES_TARGET, BlockKind, Rows, SegmentBuilder};
+use std::ops::Range;
+
+/// What a snapshot writes of one key group.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum GroupPlan {
+    /// Rows changed since the last completed snapshot, and tombstones.
+    Delta,
+    /// All rows; no block where there are none.
+    Base,
+    /// All rows; where there are none a base block without rows, which voids older segments.
+    Rebase,
+}
+
+/// The untyped side of a table: snapshots and restore.
+///
+/// Calls come from the thread that owns the table. The order of calls for one snapshot: `begin_snapshot`,
+/// `advance_snapshot` until it returns true, then `completed` or `aborted`; `aborted` may also come earlier.
+pub trait StateTable: Send {
+    /// Name and types of the state.
+    fn meta(&self) -> KeyedStateMeta;
+
+    /// The division of the job's keys into groups.
+    fn key_groups(&self) -> KeyGroups;
+
+    /// The groups whose keys the table holds.
+    fn groups(&self) -> Range<KeyGroup>;
+
+    /// Begins a snapshot of the present entries and returns its epoch, which later calls name. `plan` has an entry for
+    /// each group of the table, and `state` goes to the blocks.
+    ///
+    /// Takes no time in the size of the state. Only after dozens of snapshots in a row that were aborted before they were
+    /// written does it pass over all stamps, about a millisecond for a million entries.
+    ///
+    /// # Panics
+    /// When an earlier snapshot is neither written nor aborted.
+    fn begin_snapshot(&mut self, state: u16, plan: &[GroupPlan]) -> u64;
+
+    /// Writes a part of the begun snapshot to `out`: at most about one block, or what `rows` visited slots yield but at
+    /// least one bucket. True when nothing is left, also when no snapshot is begun.
+    fn advance_snapshot(&mut self, out: &mut SegmentBuilder, rows: usize) -> bool;
+
+    /// The checkpoint of the snapshot of `epoch` is completed: later deltas need not hold what it holds.
+    fn completed(&mut self, epoch: u64);
+
+    /// The checkpoint of the snapshot of `epoch` failed: later deltas hold its changes too. Ends the writing of it.
+    fn aborted(&mut self, epoch: u64);
+
+    /// Applies rows of a completed checkpoint, oldest first; to a table that has taken no snapshot yet. Rows of
+    /// groups that the table does not hold must not be among them.
+    ///
+    /// # Errors
+    /// When the rows are not of the table's types, or not of the group they claim.
+    fn restore_rows(&mut self, group: KeyGroup, rows: &Rows) -> Result<(), DecodeError>;
+}
+
+/// What a scan does with an entry, by its label.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Class {
+    /// Changed since the begin: its earlier form, if any, is taken already.
+    Later,
+    /// Changed since the last completed snapshot.
+    Dirty,
+    /// In the last completed snapshot.
+    Clean,
+}
+
+/// A snapshot being written.
+#[derive(Debug)]
+pub(super) struct Scan {
+    /// Number of this scan, as buckets remember it.
+    pub id: u64,
+    /// The next directory position to visit.
+    pub next: usize,
+    epoch: Epoch,
+    state: u16,
+    plan: Vec<GroupPlan>,
+    classes: [Class; LABELS],
+    labels: [Stamp; LABELS],
+    /// Rows taken and not yet written, by group.
+    waiting: Vec<Waiting>,
+    /// Groups whose waiting rows fill a block.
+    full: Vec<usize>,
+    /// The group whose buckets are being visited.
+    group: usize,
+}
+
+/// Rows of one group, of which the first `written` are in blocks already.
+#[derive(Debug)]
+struct Waiting {
+    rows: Rows,
+    written: usize,
+    listed: bool,
+    any_block: bool,
+}
+
+impl Scan {
+    /// True when the snapshot needs an entry of this stamp in its present form.
+    #[inline]
+    fn needs(&self, stamp: Stamp, plan: GroupPlan) -> bool {
+        match (self.classes[usize::from(stamp & LABEL)], plan) {
+            (Class::Later, _) => false,
+            (Class::Dirty, GroupPlan::Delta) => true,
+            (Class::Clean, GroupPlan::Delta) => false,
+            (Class::Dirty | Class::Clean, GroupPlan::Base | GroupPlan::Rebase) => stamp & TOMBSTONE == 0,
+        }
+    }
+
+    /// Lists the group as full once its rows make a block.
+    fn taken(&mut self, group: usize) {
+        let waiting = &mut self.waiting[group];
+        if !waiting.listed && waiting.rows.raw_bytes() >= BLOCK_BYTES_TARGET {
+            waiting.listed = true;
+            self.full.push(group);
+        }
+    }
+
+    /// Writes one block of the group's waiting rows; true when none is left.
+    fn write_block(&mut self, group: usize, first_group: KeyGroup, out: &mut SegmentBuilder) -> bool {
+        let kind = if self.plan[group] == GroupPlan::Delta { BlockKind::Delta } else { BlockKind::Base };
+        let waiting = &mut self.waiting[group];
+        let range = waiting.written..waiting.rows.len();
+        let written = out.block(self.state, first_group + group as KeyGroup, kind, &waiting.rows, range);
+        waiting.written += written;
+        waiting.any_block |= written > 0;
+        if waiting.written == waiting.rows.len() {
+            waiting.rows.clear();
+            waiting.written = 0;
+            waiting.listed = false;
+            return true;
+        }
+        false
+    }
+}
+
+impl<K: Key, V: Data> ValueTable<K, V> {
+    /// Copies slot `i`, which is about to change, to the running scan if that needs it.
+    #[cold]
+    #[inline(never)]
+    pub(super) fn preserve(&mut self, hash: u64, bucket: Bucket<K, V>, i: usize, stamp: Stamp) {
+        let Some(scan) = &mut self.scan else { return };
+        let group = usize::from(self.key_groups.group_of(hash) - self.first_group);
+        // SAFETY: the caller found slot `i` of a bucket of the directory with this stamp.
+        unsafe {
+            if scan.needs(stamp, scan.plan[group]) && bucket.header().scanned != scan.id {
+                let value = (stamp & TOMBSTONE == 0).then(|| bucket.value(i));
+                scan.waiting[group].rows.push(bucket.key(i), value);
+                scan.taken(group);
+            }
+        }
+    }
+
+    /// Takes from a bucket what the running scan needs, and restamps its entries; does nothing without a scan or when
+    /// that has visited the bucket.
+    pub(super) fn scan_bucket(&mut self, position: usize, bucket: Bucket<K, V>) {
+        let Some(scan) = &mut self.scan else { return };
+        // SAFETY: the bucket is in the directory and not `vacant`; slots are read as their stamps say.
+        unsafe {
+            if bucket.header().scanned == scan.id {
+                return;
+            }
+            let group = position >> self.depth;
+            let plan = scan.plan[group];
+            for i in 0..bucket.capacity() {
+                let stamp = bucket.stamp(i);
+                if stamp == 0 {
+                    continue;
+                }
+                if scan.needs(stamp, plan) {
+                    let value = (stamp & TOMBSTONE == 0).then(|| bucket.value(i));
+                    scan.waiting[group].rows.push(bucket.key(i), value);
+                }
+                if scan.classes[usize::from(stamp & LABEL)] != Class::Later {
+                    bucket.set_stamp(i, scan.labels[usize::from(stamp & LABEL)] | stamp & TOMBSTONE);
+                }
+            }
+            bucket.header().scanned = scan.id;
+            scan.taken(group);
+        }
+    }
+
+    /// Gives back what a visited bucket no longer needs: tombstones that nobody needs, and most of the slots
+    /// of a bucket that has become nearly empty.
+    fn tidy_bucket(&mut self, position: usize, bucket: Bucket<K, V>) {
+        let purgeable = self.purgeable(bucket);
+        // SAFETY: the bucket is in the directory.
+        let kept = unsafe { bucket.header().used as usize } - purgeable;
+        if kept == 0 {
+            self.discard(position, bucket);
+        } else if kept * 8 < bucket.capacity() && bucket.capacity() > 8 {
+            let log2 = (2 * kept).next_power_of_two().ilog2().max(2);
+            debug_assert!(kept < limit(1 << log2));
+            self.rebuild(position, bucket, log2);
+        } else if purgeable * 8 >= bucket.capacity() {
+            self.rebuild(position, bucket, bucket.log2());
+        }
+    }
+
+    /// Passes over all stamps, so that labels become free.
+    fn restamp_all(&mut self) {
+        let labels = self.epochs.restamp();
+        let now = self.epochs.label();
+        self.for_each_bucket(|bucket| {
+            for i in 0..bucket.capacity() {
+                // SAFETY: the bucket is in the directory; a stamp changes its label only.
+                unsafe {
+                    let stamp = bucket.stamp(i);
+                    if stamp != 0 && stamp & LABEL != now {
+                        bucket.set_stamp(i, labels[usize::from(stamp & LABEL)] | stamp & TOMBSTONE);
+                    }
+                }
+            }
+        });
+        self.epochs.restamped(&labels);
+    }
+}
+
+impl<K: Key, V: Data> StateTable for ValueTable<K, V> {
+    fn meta(&self) -> KeyedStateMeta {
+        KeyedStateMeta { name: self.name.clone(), key: K::schema(), value: V::schema() }
+    }
+
+    fn key_groups(&self) -> KeyGroups {
+        self.key_groups
+    }
+
+    fn groups(&self) -> Range<KeyGroup> {
+        self.range.clone()
+    }
+
+    fn begin_snapshot(&mut self, state: u16, plan: &[GroupPlan]) -> u64 {
+        assert!(self.scan.is_none(), "the earlier snapshot of state {} is written or aborted", self.name);
+        assert_eq!(plan.len(), self.range.len(), "a plan for each key group");
+        if self.epochs.exhausted() {
+            self.restamp_all();
+        }
+        let floor = self.epochs.completed();
+        let epoch = self.epochs.begin();
+        self.epoch_began();
+        self.scans += 1;
+        let epochs = &self.epochs;
+        let class = |label: usize| match epochs.epoch_of(label as Stamp) {
+            changed if changed > epoch => Class::Later,
+            changed if changed > floor => Class::Dirty,
+            _ => Class::Clean,
+        };
+        let waiting = || Waiting {
+            rows: Rows::new(K::FIXED_BYTES, V::FIXED_BYTES),
+            written: 0,
+            listed: false,
+            any_block: false,
+        };
+        self.scan = Some(Box::new(Scan {
+            id: self.scans,
+            next: 0,
+            epoch,
+            state,
+            plan: plan.to_vec(),
+            classes: std::array::from_fn(class),
+            labels: epochs.restamp(),
+            waiting: self.range.clone().map(|_| waiting()).collect(),
+            full: Vec::new(),
+            group: 0,
+        }));
+        epoch
+    }
+
+    fn advance_snapshot(&mut self, out: &mut SegmentBuilder, rows: usize) -> bool {
+        let groups = self.range.len();
+        let (mut visited, start_bytes) = (0, out.bytes());
+        loop {
+            let Some(scan) = &mut self.scan else { return true };
+            if visited >= rows.max(1) || out.bytes() - start_bytes >= BLOCK_BYTES_TARGET as u64 / 2 {
+                return false;
+            }
+            if let Some(group) = scan.full.pop() {
+                if !scan.write_block(group, self.first_group, out) {
+                    scan.full.push(group);
+                }
+                // A block costs far more than a visit, also when it compresses to little.
+                visited += BLOCK_BYTES_TARGET / 16;
+                continue;
+            }
+            if scan.group == groups {
+                let labels = scan.labels;
+                self.scan = None;
+                self.epochs.restamped(&labels);
+                return true;
+            }
+            if scan.next < (scan.group + 1) << self.depth {
+                let position = scan.next;
+                let bucket = self.directory[position];
+                if bucket == self.vacant {
+                    scan.next += 1;
+                    visited += 1;
+                    continue;
+                }
+                // SAFETY: the bucket is in the directory.
+                let positions = 1 << (self.depth - unsafe { bucket.header() }.depth);
+                scan.next = (position & !(positions - 1)) + positions;
+                self.scan_bucket(position, bucket);
+                visited += bucket.capacity();
+                self.tidy_bucket(position, bucket);
+                continue;
+            }
+            // All buckets of the group are visited: write what is left of it.
+            let group = scan.group;
+            visited += scan.waiting[group].rows.len();
+            while !scan.write_block(group, self.first_group, out) {}
+            if scan.plan[group] == GroupPlan::Rebase && !scan.waiting[group].any_block {
+                out.empty_base(scan.state, self.first_group + group as KeyGroup);
+            }
+            // No row comes any more; give the memory back.
+            scan.waiting[group].rows = Rows::new(K::FIXED_BYTES, V::FIXED_BYTES);
+            scan.group += 1;
+        }
+    }
+
+    fn completed(&mut self, epoch: u64) {
+        self.epochs.complete(epoch);
+    }
+
+    fn aborted(&mut self, epoch: u64) {
+        if self.scan.as_ref().is_some_and(|scan| scan.epoch == epoch) {
+            self.scan = None;
+        }
+        self.epochs.abort(epoch);
+    }
+
+    fn restore_rows(&mut self, group: KeyGroup, rows: &Rows) -> Result<(), DecodeError> {
+        fn whole<T: Data>(mut bytes: &[u8]) -> Result<T, DecodeError> {
+            let value = T::decode(&mut bytes)?;
+            if bytes.is_empty() { Ok(value) } else { Err(DecodeError(format!("{} bytes are left over", bytes.len()))) }
+        }
+        let mut keys = Vec::with_capacity(rows.len());
+        for row in 0..rows.len() {
+            let key: K = whole(rows.get(row).0)?;
+            let hash = key.key_hash();
+            if self.key_groups.group_of(hash) != group {
+                let found = self.key_groups.group_of(hash);
+                return Err(DecodeError(format!("a key of group {found} among the rows of group {group}")));
+            }
+            self.prefetch(hash);
+            keys.push((hash, key));
+        }
+        for (row, (hash, key)) in keys.iter().enumerate() {
+            let value = rows.get(row).1.map(whole).transpose()?;
+            self.restore(*hash, key, value);
+        }
+        Ok(())
+    }
+}
+
