@@ -19,6 +19,7 @@ mod rows;
 #[cfg(test)]
 mod tests;
 
+pub(crate) use builder::BLOCK_BYTES_TARGET;
 pub use builder::{BlockSummary, SegmentBuilder};
 pub use format::{BlockKind, ROW_BYTES_MAX, SEGMENT_VERSION};
 pub use reader::{BlockEntry, SegmentReader, Source};

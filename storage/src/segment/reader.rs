@@ -49,6 +49,8 @@ pub struct BlockEntry {
     pub group: KeyGroup,
     /// Base or delta.
     pub kind: BlockKind,
+    /// Where it starts in the file.
+    pub offset: u64,
     /// Number of rows.
     pub rows: u32,
     /// Length in the file.
@@ -196,6 +198,7 @@ fn summary(entry: &Entry) -> BlockEntry {
         state: entry.state,
         group: entry.group,
         kind: entry.kind,
+        offset: entry.offset,
         rows: entry.rows,
         bytes: entry.end() - entry.offset,
     }
