@@ -39,7 +39,7 @@ pub fn write(root: &Path) -> Result<(), String> {
     Ok(())
 }
 
-/// Checks that the page is what [`write`] would write.
+/// Checks that the page is what [`write()`] would write.
 ///
 /// # Errors
 /// Says where the page differs and how to renew it, or names the file that could not be read.
