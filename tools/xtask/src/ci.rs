@@ -5,6 +5,7 @@
 //!   only the loom models, which need `--cfg loom` everywhere, have a target folder of their own;
 //! - children inherit the standard streams: what the test runner prints is what CI shows.
 
+use crate::source;
 use std::ffi::OsString;
 use std::path::Path;
 use std::process::Command;
@@ -33,7 +34,7 @@ pub enum Step {
 const ORDER: [Step; 7] =
     [Step::Fmt, Step::Clippy, Step::Test, Step::Doctest, Step::Doc, Step::Tidy, Step::Loom];
 
-/// Packages whose `tests/loom_*.rs` are loom models: (package, folder).
+/// Packages that may have loom models: (package, folder). Models are modules of the library and files of `tests/` whose names begin with `loom_`.
 const LOOM_PACKAGES: [(&str, &str); 2] = [("thalweg", "engine"), ("thalweg-storage", "storage")];
 
 impl Step {
@@ -96,21 +97,42 @@ pub fn run_step(root: &Path, step: Step) -> Result<(), String> {
 fn loom(root: &Path) -> Result<(), String> {
     let mut flags = std::env::var_os("RUSTFLAGS").unwrap_or_default();
     flags.push(" --cfg loom");
-    let target: OsString = root.join("target").join("loom").into();
+    let environment: [(&str, OsString); 4] = [
+        ("RUSTFLAGS", flags),
+        ("CARGO_TARGET_DIR", root.join("target").join("loom").into()),
+        // Models are nothing but computation, and this target folder shares nothing with the other steps.
+        ("CARGO_PROFILE_DEV_OPT_LEVEL", "3".into()),
+        ("CARGO_PROFILE_TEST_OPT_LEVEL", "3".into()),
+    ];
     for (package, folder) in LOOM_PACKAGES {
-        let models = loom_models(&root.join(folder).join("tests"))?;
-        if models.is_empty() {
-            println!("{package}: no loom models");
-            continue;
+        let inside = has_loom_module(&root.join(folder).join("src"))?;
+        let files = loom_models(&root.join(folder).join("tests"))?;
+        if inside {
+            // The other unit tests cannot run: loom's atomics work within a model only.
+            cargo(root, &format!("test --package {package} --all-features --lib -- loom_"), &environment)?;
         }
-        let selection: String = models.iter().map(|model| format!(" --test {model}")).collect();
-        cargo(
-            root,
-            &format!("test --package {package} --all-features{selection}"),
-            &[("RUSTFLAGS", flags.clone()), ("CARGO_TARGET_DIR", target.clone())],
-        )?;
+        if !files.is_empty() {
+            let selection: String = files.iter().map(|file| format!(" --test {file}")).collect();
+            cargo(root, &format!("test --package {package} --all-features{selection}"), &environment)?;
+        }
+        if !inside && files.is_empty() {
+            println!("{package}: no loom models");
+        }
     }
     Ok(())
+}
+
+/// Whether some file below a source folder declares a module whose name begins with `loom_`.
+fn has_loom_module(source_folder: &Path) -> Result<bool, String> {
+    for file in source::files_below(source_folder)? {
+        if file.extension().is_some_and(|extension| extension == "rs") {
+            let code = source::code_only(&source::read(&file)?);
+            if source::words(&code, "mod").any(|at| code[at + 3..].trim_start().starts_with("loom_")) {
+                return Ok(true);
+            }
+        }
+    }
+    Ok(false)
 }
 
 /// Names of the `loom_*.rs` files of a folder, sorted; none if there is no such folder.
@@ -174,6 +196,16 @@ mod tests {
             std::fs::write(folder.path().join(name), "").expect("a file in it");
         }
         assert_eq!(loom_models(folder.path()), Ok(vec!["loom_doorbell".into(), "loom_ring".into()]));
+    }
+
+    #[test]
+    fn a_loom_module_is_found_in_code_and_not_in_comments() {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let file = folder.path().join("doorbell.rs");
+        std::fs::write(&file, "// mod loom_tests\nmod looms {}").expect("a file in it");
+        assert_eq!(has_loom_module(folder.path()), Ok(false));
+        std::fs::write(&file, "#[cfg(all(test, loom))]\nmod loom_tests {}").expect("a file in it");
+        assert_eq!(has_loom_module(folder.path()), Ok(true));
     }
 
     #[test]

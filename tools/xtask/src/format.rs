@@ -39,7 +39,7 @@ pub fn write(root: &Path) -> Result<(), String> {
     Ok(())
 }
 
-/// Checks that the page is what [`write`] would write.
+/// Checks that the page is what [`write()`] would write.
 ///
 /// # Errors
 /// Says where the page differs and how to renew it, or names the file that could not be read.
@@ -127,10 +127,11 @@ fn module_docs(text: &str) -> Vec<&str> {
         .collect()
 }
 
-/// The subject that the first sentence of the docs names: what stands before its colon, or all of it if it is short.
+/// The subject of the first sentence of the docs: what stands before its colon, full stop or comma, if that is short.
 fn title<'a>(docs: &[&'a str]) -> Option<&'a str> {
     let first = docs.first()?.trim_start_matches('#').trim();
-    let subject = first.split_once(": ").map_or(first, |(subject, _)| subject).trim_end_matches([':', '.']);
+    let end = [": ", ". ", ", "].iter().filter_map(|mark| first.find(mark)).min().unwrap_or(first.len());
+    let subject = first[..end].trim_end_matches([':', '.', ',']);
     (!subject.is_empty() && subject.len() <= 72 && !subject.contains('[')).then_some(subject)
 }
 
@@ -237,6 +238,15 @@ use x;
             "## Segment header\n\n[`segment/header.rs`](src/segment/header.rs)\n\nSegment header: 32 bytes, little-endian.\n\n\
              | offset | bytes | field |\n|-------:|------:|-------|\n|      0 |     4 | magic |\n"
         );
+    }
+
+    #[test]
+    fn the_subject_of_the_first_sentence_is_the_title() {
+        assert_eq!(title(&["Bytes of a manifest file. Pure: no disk."]), Some("Bytes of a manifest file"));
+        assert_eq!(title(&["The manifest: the one file."]), Some("The manifest"));
+        assert_eq!(title(&["Segment header."]), Some("Segment header"));
+        assert_eq!(title(&[&"very ".repeat(20)]), None);
+        assert_eq!(title(&[]), None);
     }
 
     #[test]
