@@ -7,19 +7,32 @@ fn main() -> Result<(), thalweg::Error> {
     let dir = std::env::args().nth(3);
     let sink = CountingSink::<(u64, u64)>::new();
     let flow = Dataflow::new("count");
-    flow.source("gen", GeneratorSource::new(Some(n), move |i| thalweg_storage::codec::hash_bytes(&i.to_le_bytes()) % k))
-        .key_by(|x: &u64| *x)
-        .count("count")
-        .sink("sink", sink.clone());
+    flow.source(
+        "gen",
+        GeneratorSource::new(Some(n), move |i| thalweg_storage::codec::hash_bytes(&i.to_le_bytes()) % k),
+    )
+    .key_by(|x: &u64| *x)
+    .count("count")
+    .sink("sink", sink.clone());
     let mut b = Engine::builder().workers(2);
-    if let Some(dir) = dir { b = b.checkpoint_dir(dir).checkpoint_interval("1s").checkpoint_mode(thalweg::CheckpointMode::Unaligned); }
+    if let Some(dir) = dir {
+        b = b
+            .checkpoint_dir(dir)
+            .checkpoint_interval("1s")
+            .checkpoint_mode(thalweg::CheckpointMode::Unaligned);
+    }
     let engine = b.build()?;
     println!("{:?} {:?}", engine.driver(), engine.fallback_reason());
     let t = std::time::Instant::now();
     let job = engine.run(flow)?;
     loop {
-        if let Some(r) = job.wait_timeout(std::time::Duration::from_secs(5)) { r?; break; }
-        for t in job.metrics().tasks { println!("{} {} in {} out {} {:?}", t.name, t.partition, t.records_in, t.records_out, t.time); }
+        if let Some(r) = job.wait_timeout(std::time::Duration::from_secs(5)) {
+            r?;
+            break;
+        }
+        for t in job.metrics().tasks {
+            println!("{} {} in {} out {} {:?}", t.name, t.partition, t.records_in, t.records_out, t.time);
+        }
         println!("{:?}", job.metrics().checkpoints);
     }
     let s = t.elapsed().as_secs_f64();

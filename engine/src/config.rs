@@ -44,7 +44,9 @@ impl Span {
             Span::Parsed(duration) => Ok(*duration),
             Span::Text(text) => humantime::parse_duration(text.trim()).map_err(|error| Error::Config {
                 key,
-                message: format!("`{text}` is no time span ({error}); write it like `500ms`, `10s` or `3min`"),
+                message: format!(
+                    "`{text}` is no time span ({error}); write it like `500ms`, `10s` or `3min`"
+                ),
             }),
         }
     }

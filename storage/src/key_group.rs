@@ -25,8 +25,14 @@ impl KeyGroups {
     /// # Panics
     /// When `max_parallelism` is out of range.
     pub fn new(max_parallelism: u16) -> Self {
-        assert!((1..=32_768).contains(&max_parallelism), "max parallelism {max_parallelism} is not in 1..=32768");
-        KeyGroups { count: max_parallelism, mask: if max_parallelism.is_power_of_two() { max_parallelism - 1 } else { 0 } }
+        assert!(
+            (1..=32_768).contains(&max_parallelism),
+            "max parallelism {max_parallelism} is not in 1..=32768"
+        );
+        KeyGroups {
+            count: max_parallelism,
+            mask: if max_parallelism.is_power_of_two() { max_parallelism - 1 } else { 0 },
+        }
     }
 
     /// Number of groups.

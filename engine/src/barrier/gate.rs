@@ -8,10 +8,10 @@
 //!
 //! Facts come from one task, in the order in which it learns them; [`super`] describes the order of calls.
 
+use super::CheckpointMode;
 use super::aborts::Aborts;
 use super::round::Round;
 use super::{Announcement, BarrierMode, Capture, ChannelKind, Mark, Ready};
-use super::CheckpointMode;
 use thalweg_storage::CheckpointId;
 
 /// True when a test has broken the named rule.

@@ -3,8 +3,8 @@
 //! Always true: a cut once set stays, a channel once bounded or reached stays so, and the counts are of the others. Owned by the
 //! gate, which reuses rounds, cuts and all, so that a long-running task allocates none.
 
-use super::{BarrierMode, ChannelKind};
 use super::CheckpointMode;
+use super::{BarrierMode, ChannelKind};
 use thalweg_storage::CheckpointId;
 
 /// Where a round stands on one channel.

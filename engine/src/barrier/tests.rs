@@ -1,8 +1,8 @@
 //! What the gate promises, one claim at a time; and that breaking a rule breaks its claim.
 
+use super::CheckpointMode::{self, Aligned, AtLeastOnce};
 use super::gate::Fault;
 use super::*;
-use super::CheckpointMode::{self, Aligned, AtLeastOnce};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::Duration;
 

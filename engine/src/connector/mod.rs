@@ -14,6 +14,13 @@ pub mod push;
 mod testing;
 mod waiters;
 
+#[cfg(feature = "files")]
+pub use files::{FileSink, FileSource};
+pub use generator::GeneratorSource;
+pub use memory::{CollectSink, CountingSink, MemorySink, VecSource};
+pub use pull::{Egress, PullSink};
+pub use push::{Ingress, PushSource};
+
 use crate::clock::Nanos;
 use std::sync::Arc;
 use thalweg_storage::io::DiskHandle;

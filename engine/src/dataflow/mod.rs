@@ -57,7 +57,11 @@ impl Dataflow {
     }
 
     /// Begins a stream at `source`. Malformed input fails the job.
-    pub fn source<S: Source>(&self, name: impl Into<OperatorName>, source: S) -> Stream<SourceHead<S>, Identity> {
+    pub fn source<S: Source>(
+        &self,
+        name: impl Into<OperatorName>,
+        source: S,
+    ) -> Stream<SourceHead<S>, Identity> {
         self.source_with(name, source, MalformedPolicy::Fail)
     }
 

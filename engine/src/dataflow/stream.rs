@@ -143,7 +143,10 @@ impl<H: Head, L: Link<H::Out>> Stream<H, L> {
     where
         U: Send + 'static,
         S: Data,
-        F: FnMut(L::Out, &mut Collector<U>, &mut Collector<S>) -> Result<(), BoxError> + Clone + Send + 'static,
+        F: FnMut(L::Out, &mut Collector<U>, &mut Collector<S>) -> Result<(), BoxError>
+            + Clone
+            + Send
+            + 'static,
     {
         let name = name.into();
         let uid = name.uid();
@@ -228,7 +231,10 @@ impl<H: Head, L: Link<H::Out, Out: Data>> Stream<H, L> {
     }
 
     /// Merges this stream with another of the same type. Nothing is said about the order between the two.
-    pub fn union<H2: Head, L2: Link<H2::Out, Out = L::Out>>(self, other: Stream<H2, L2>) -> DataStream<L::Out> {
+    pub fn union<H2: Head, L2: Link<H2::Out, Out = L::Out>>(
+        self,
+        other: Stream<H2, L2>,
+    ) -> DataStream<L::Out> {
         let graph = Rc::clone(&self.graph);
         let mut plans = self.into_plans();
         plans.extend(other.into_plans());
@@ -236,7 +242,10 @@ impl<H: Head, L: Link<H::Out, Out: Data>> Stream<H, L> {
     }
 
     /// Connects this stream with another, perhaps of another type, for one operator that processes both.
-    pub fn connect<H2: Head, L2: Link<H2::Out, Out: Data>>(self, other: Stream<H2, L2>) -> Connected<L::Out, L2::Out> {
+    pub fn connect<H2: Head, L2: Link<H2::Out, Out: Data>>(
+        self,
+        other: Stream<H2, L2>,
+    ) -> Connected<L::Out, L2::Out> {
         let graph = Rc::clone(&self.graph);
         Connected::new(graph, self.into_plans(), other.into_plans())
     }

@@ -10,7 +10,9 @@ use crate::metrics::TaskMetrics;
 use crate::operator::{BindContext, Failure, Link, Output, Site, Stage};
 use crate::operators::{SideSlot, SinkStage, TwoLink};
 use crate::ring::Sender;
-use crate::task::{Input, Inputs, OneInput, OperatorTask, PartFiles, SPLITS_STATE, SourceBody, Task, TaskParts, TwoInput};
+use crate::task::{
+    Input, Inputs, OneInput, OperatorTask, PartFiles, SPLITS_STATE, SourceBody, Task, TaskParts, TwoInput,
+};
 use std::any::Any;
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -36,8 +38,8 @@ pub struct TaskContext {
     pub(super) inputs: HashMap<EdgeId, Box<dyn Any + Send>>,
     /// Names of all edges.
     pub(super) edge_names: Arc<[Arc<str>]>,
-    /// Which edges are read aligned in every mode.
-    pub(super) aligned_only: Arc<[bool]>,
+    /// How barriers treat the channels of each edge.
+    pub(super) channel_kinds: Arc<[ChannelKind]>,
     /// Records of a batch, given the bytes of a record.
     pub(super) batch_records: Arc<dyn Fn(usize) -> usize + Send + Sync>,
     /// Where checkpoints write.
@@ -78,7 +80,7 @@ impl TaskContext {
         for edge in edges {
             let ends = self.inputs.remove(edge).expect("every edge into a vertex is wired");
             let inputs = *ends.downcast::<Vec<Input<T>>>().expect("an edge carries one type");
-            let kind = if self.aligned_only[edge.0] { ChannelKind::AlignedOnly } else { ChannelKind::Exchange };
+            let kind = self.channel_kinds[edge.0];
             kinds.extend(inputs.iter().map(|_| kind));
             channels.extend(inputs);
         }
@@ -216,7 +218,10 @@ impl<H: Head, L: Link<H::Out>, E: End<L::Out>> BuildTask for ChainFactory<H, L, 
 }
 
 /// Puts the edges of a side output into `slot` when a task is made.
-pub(crate) fn side_output<S: Data>(output: OutputRef<S>, slot: SideSlot<S>) -> Box<dyn Fn(&mut TaskContext) + Send> {
+pub(crate) fn side_output<S: Data>(
+    output: OutputRef<S>,
+    slot: SideSlot<S>,
+) -> Box<dyn Fn(&mut TaskContext) + Send> {
     Box::new(move |context| slot.put(context.output(&output)))
 }
 
@@ -285,7 +290,8 @@ impl<S: Source> SourceHead<S> {
                     blob.name
                 )));
             }
-            S::Split::decode(&mut blob.bytes.as_slice()).map_err(|e| site.failure(format!("source position: {e}")))
+            S::Split::decode(&mut blob.bytes.as_slice())
+                .map_err(|e| site.failure(format!("source position: {e}")))
         };
         restored.iter().map(decode).collect()
     }
@@ -383,7 +389,8 @@ impl<A: Data, B: Data, O: TwoLink<A, B>> Head for ConnectHead<A, B, O> {
     type Out = O::Out;
 
     fn attach(&mut self, graph: &mut Graph, vertex: VertexId) {
-        self.edges = (attach_all(&mut self.first, graph, vertex), attach_all(&mut self.second, graph, vertex));
+        self.edges =
+            (attach_all(&mut self.first, graph, vertex), attach_all(&mut self.second, graph, vertex));
     }
 
     fn build<D: Stage<Self::Out> + 'static>(

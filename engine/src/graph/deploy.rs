@@ -5,7 +5,7 @@
 
 use super::build::TaskContext;
 use super::edge::{RestoredChannel, WireContext};
-use super::{Graph, Ship, VertexId};
+use super::{Graph, VertexId};
 use crate::clock::Clock;
 use crate::control::{ReportSink, TaskId};
 use crate::coordinator::{Deploy, DeployError, DeployedOperator, Deployment};
@@ -147,8 +147,8 @@ impl GraphDeploy {
         channels.sort_by_key(|channel| channel.origin);
         let mut in_flight = InFlight::default();
         for channel in channels {
-            let bytes =
-                read_payload(&self.settings.disk, job_dir, &channel.data).map_err(|error| error.to_string())?;
+            let bytes = read_payload(&self.settings.disk, job_dir, &channel.data)
+                .map_err(|error| error.to_string())?;
             in_flight.records += channel.records;
             let edge = in_flight.edges.entry(channel.edge.clone()).or_default();
             let parts = edge.entry((channel.producer, channel.consumer)).or_default();
@@ -172,8 +172,9 @@ impl GraphDeploy {
         };
         let mut ends = self.wire(&in_flight)?;
         let settings = &self.settings;
-        let edge_names: Arc<[Arc<str>]> = self.graph.edges.iter().map(|edge| Arc::clone(&edge.name)).collect();
-        let aligned_only: Arc<[bool]> = self.graph.edges.iter().map(|edge| edge.ship != Ship::Exchange).collect();
+        let edge_names: Arc<[Arc<str>]> =
+            self.graph.edges.iter().map(|edge| Arc::clone(&edge.name)).collect();
+        let channel_kinds: Arc<[_]> = self.graph.channel_kinds().into();
         let (records_max, bytes_max) = (settings.batch_records, settings.batch_bytes);
         let batch_records: Arc<dyn Fn(usize) -> usize + Send + Sync> =
             Arc::new(move |record_bytes| batch_size(records_max, bytes_max, record_bytes));
@@ -210,7 +211,7 @@ impl GraphDeploy {
                     senders: ends.take(index, partition, true),
                     inputs: ends.take(index, partition, false),
                     edge_names: Arc::clone(&edge_names),
-                    aligned_only: Arc::clone(&aligned_only),
+                    channel_kinds: Arc::clone(&channel_kinds),
                     batch_records: Arc::clone(&batch_records),
                     files: PartFiles {
                         disk: settings.disk.with_notify(Arc::new(settings.doorbells[worker].clone())),
@@ -318,10 +319,22 @@ struct InFlight {
 struct Ends(BTreeMap<(usize, u32, bool), HashMap<super::EdgeId, Box<dyn Any + Send>>>);
 
 impl Ends {
-    fn put(&mut self, vertex: usize, partition: u32, sends: bool, edge: super::EdgeId, end: Box<dyn Any + Send>) {
+    fn put(
+        &mut self,
+        vertex: usize,
+        partition: u32,
+        sends: bool,
+        edge: super::EdgeId,
+        end: Box<dyn Any + Send>,
+    ) {
         self.0.entry((vertex, partition, sends)).or_default().insert(edge, end);
     }
-    fn take(&mut self, vertex: usize, partition: u32, sends: bool) -> HashMap<super::EdgeId, Box<dyn Any + Send>> {
+    fn take(
+        &mut self,
+        vertex: usize,
+        partition: u32,
+        sends: bool,
+    ) -> HashMap<super::EdgeId, Box<dyn Any + Send>> {
         self.0.remove(&(vertex, partition, sends)).unwrap_or_default()
     }
 }
@@ -338,7 +351,9 @@ fn subtask_restore(
     let (mut states, mut keyed) = (HashMap::new(), None);
     let operators = manifest.map(|manifest| manifest.operators.as_slice()).unwrap_or_default();
     for operator in operators.iter().filter(|operator| uids.iter().any(|uid| **uid == *operator.uid)) {
-        let Some(subtask) = operator.subtasks.iter().find(|subtask| subtask.index == partition) else { continue };
+        let Some(subtask) = operator.subtasks.iter().find(|subtask| subtask.index == partition) else {
+            continue;
+        };
         let restore = OperatorRestore {
             operator_state: subtask.operator_state.clone(),
             committables: subtask.committables.clone(),

@@ -89,12 +89,18 @@ impl<T: Data> InputPlan<T> {
     }
 
     /// To the partition that `choose` names.
-    pub fn custom(source: OutputRef<T>, choose: impl FnMut(&T, usize) -> usize + Clone + Send + 'static) -> Self {
+    pub fn custom(
+        source: OutputRef<T>,
+        choose: impl FnMut(&T, usize) -> usize + Clone + Send + 'static,
+    ) -> Self {
         InputPlan { source, ship: Ship::Exchange, make: edge_maker(move || WithFunction(choose.clone())) }
     }
 
     /// To the partition that owns the key's group.
-    pub fn keyed<K: Key>(source: OutputRef<T>, extract: impl FnMut(&T) -> K + Clone + Send + 'static) -> Self {
+    pub fn keyed<K: Key>(
+        source: OutputRef<T>,
+        extract: impl FnMut(&T) -> K + Clone + Send + 'static,
+    ) -> Self {
         let make: MakeWriter<T> = Box::new(move |context| {
             let partition = KeyPartition::new(extract.clone(), context.key_groups, context.senders.len());
             Box::new(Edge::new(context.name, context.senders, partition))
@@ -109,14 +115,17 @@ impl<T: Data> InputPlan<T> {
 
     /// Adds the edge to `graph`, ending at `consumer`.
     pub fn attach(self, graph: &mut Graph, consumer: VertexId) -> EdgeId {
-        let edge = graph.add_edge(self.source.vertex, consumer, self.ship, Box::new(WireOf::<T>(PhantomData)));
+        let edge =
+            graph.add_edge(self.source.vertex, consumer, self.ship, Box::new(WireOf::<T>(PhantomData)));
         let mut plans = self.source.plans.lock().unwrap_or_else(PoisonError::into_inner);
         plans.push(EdgePlan { edge, make: self.make });
         edge
     }
 }
 
-fn edge_maker<T: Data, P: Partition<T> + 'static>(partition: impl Fn() -> P + Send + 'static) -> MakeWriter<T> {
+fn edge_maker<T: Data, P: Partition<T> + 'static>(
+    partition: impl Fn() -> P + Send + 'static,
+) -> MakeWriter<T> {
     Box::new(move |context| Box::new(Edge::new(context.name, context.senders, partition())))
 }
 
@@ -172,7 +181,7 @@ impl<T, K: Key, E: FnMut(&T) -> K + Send> Partition<T> for KeyPartition<E> {
 }
 
 /// In-flight data of one channel, as a checkpoint stored them.
-pub(super) struct RestoredChannel {
+pub(crate) struct RestoredChannel {
     /// Number of records.
     pub records: u64,
     /// The records, one after another.
@@ -180,7 +189,7 @@ pub(super) struct RestoredChannel {
 }
 
 /// What the channels of an edge are made from.
-pub(super) struct WireContext<'a> {
+pub(crate) struct WireContext<'a> {
     pub name: Arc<str>,
     pub producers: u32,
     pub consumers: u32,
@@ -192,7 +201,7 @@ pub(super) struct WireContext<'a> {
 }
 
 /// The ends of an edge's channels, by partition; their types are known to the tasks that take them.
-pub(super) struct Wired {
+pub(crate) struct Wired {
     /// `Vec<(u32, Sender<T>)>` for each producing partition.
     pub producers: Vec<Box<dyn Any + Send>>,
     /// `Vec<Input<T>>` for each consuming partition.
@@ -200,7 +209,7 @@ pub(super) struct Wired {
 }
 
 /// Makes the channels of an edge.
-pub(super) trait Wire: Send {
+pub(crate) trait Wire: Send {
     /// Makes them.
     ///
     /// # Errors
@@ -224,7 +233,10 @@ impl<T: Data> Wire for WireOf<T> {
                 let mut restored = VecDeque::new();
                 for part in context.restored.get(&(producer, consumer)).into_iter().flatten() {
                     decode_batches::<T>(part, spec.batch_records, &mut restored).map_err(|error| {
-                        format!("in-flight data of edge {} from {producer} to {consumer}: {error}", context.name)
+                        format!(
+                            "in-flight data of edge {} from {producer} to {consumer}: {error}",
+                            context.name
+                        )
                     })?;
                 }
                 let (sender, receiver) = channel(spec, restored);
@@ -239,11 +251,17 @@ impl<T: Data> Wire for WireOf<T> {
     }
 }
 
-fn decode_batches<T: Data>(part: &RestoredChannel, batch: usize, into: &mut VecDeque<Vec<T>>) -> Result<(), String> {
+fn decode_batches<T: Data>(
+    part: &RestoredChannel,
+    batch: usize,
+    into: &mut VecDeque<Vec<T>>,
+) -> Result<(), String> {
     let mut bytes = part.bytes.as_slice();
     let mut records = Vec::new();
     for index in 0..part.records {
-        records.push(T::decode(&mut bytes).map_err(|error| format!("record {index} of {}: {error}", part.records))?);
+        records.push(
+            T::decode(&mut bytes).map_err(|error| format!("record {index} of {}: {error}", part.records))?,
+        );
         if records.len() == batch {
             into.push_back(std::mem::take(&mut records));
         }

@@ -7,12 +7,13 @@ mod build;
 mod deploy;
 mod edge;
 
+pub(crate) use build::side_output;
 pub use build::{BuildTask, ChainFactory, End, Head, OutputEnd, SinkEnd, TaskContext};
 pub use build::{ConnectHead, EdgeHead, SourceHead};
-pub(crate) use build::side_output;
 pub use deploy::{DeploySettings, GraphDeploy, TaskCounters};
 pub use edge::{InputPlan, KeyPartition, OutputRef, RoundRobin, Ship, WithFunction};
 
+use crate::barrier::ChannelKind;
 use edge::Wire;
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -63,7 +64,9 @@ pub struct Graph {
 #[non_exhaustive]
 pub enum GraphError {
     /// Two operators have one uid.
-    #[error("two operators have the uid `{uid}`: state is found by uid, so give one of them another name or uid")]
+    #[error(
+        "two operators have the uid `{uid}`: state is found by uid, so give one of them another name or uid"
+    )]
     DuplicateUid {
         /// The uid.
         uid: String,
@@ -72,7 +75,9 @@ pub enum GraphError {
     #[error("the dataflow has no operators: add a source and a sink")]
     Empty,
     /// A vertex wants an impossible number of partitions.
-    #[error("operator `{operator}` has parallelism {parallelism}; it must be between 1 and the job's max parallelism {max_parallelism}")]
+    #[error(
+        "operator `{operator}` has parallelism {parallelism}; it must be between 1 and the job's max parallelism {max_parallelism}"
+    )]
     Parallelism {
         /// The operator.
         operator: String,
@@ -153,14 +158,46 @@ impl Graph {
         self.vertices[vertex.0].factory = factory;
     }
 
+    /// How a consumer may treat the channels of each edge.
+    ///
+    /// Barriers wait behind the data of a forward or broadcast edge, and so does every task downstream of one: its
+    /// exchanges are announced late, and a consumer that snapshotted before their announcement could end up waiting
+    /// for itself (see [`crate::barrier`]).
+    pub(super) fn channel_kinds(&self) -> Vec<ChannelKind> {
+        let mut delayed = vec![false; self.vertices.len()];
+        // A path has at most as many edges as there are vertices.
+        for _ in 0..self.vertices.len() {
+            for edge in &self.edges {
+                if edge.ship != Ship::Exchange || delayed[edge.producer.0] {
+                    delayed[edge.consumer.0] = true;
+                }
+            }
+        }
+        let kind = |edge: &EdgeSpec| match edge.ship {
+            Ship::Forward | Ship::Broadcast => ChannelKind::AlignedOnly,
+            Ship::Exchange if delayed[edge.producer.0] => ChannelKind::DelayedExchange,
+            Ship::Exchange => ChannelKind::Exchange,
+        };
+        self.edges.iter().map(kind).collect()
+    }
+
     /// Adds an edge, named after the operators at its ends.
-    pub(crate) fn add_edge(&mut self, producer: VertexId, consumer: VertexId, ship: Ship, wire: Box<dyn Wire>) -> EdgeId {
+    pub(super) fn add_edge(
+        &mut self,
+        producer: VertexId,
+        consumer: VertexId,
+        ship: Ship,
+        wire: Box<dyn Wire>,
+    ) -> EdgeId {
         let uid = |uids: &[Arc<str>], last: bool| {
             let uid = if last { uids.last() } else { uids.first() };
             uid.map_or_else(String::new, |uid| uid.to_string())
         };
-        let ends =
-            format!("{}->{}", uid(&self.vertices[producer.0].uids, true), uid(&self.vertices[consumer.0].uids, false));
+        let ends = format!(
+            "{}->{}",
+            uid(&self.vertices[producer.0].uids, true),
+            uid(&self.vertices[consumer.0].uids, false)
+        );
         let same = self.edges.iter().filter(|e| e.producer == producer && e.consumer == consumer).count();
         let name: Arc<str> = if same == 0 { ends.into() } else { format!("{ends}#{same}").into() };
         self.edges.push(EdgeSpec { name, producer, consumer, ship, wire });

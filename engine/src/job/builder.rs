@@ -216,7 +216,10 @@ impl EngineBuilder {
             return refuse("workers", "an engine needs at least one worker".to_owned());
         }
         if !(1..=32_768).contains(&self.max_parallelism) {
-            return refuse("pipeline.max-parallelism", format!("{} is not in 1..=32768", self.max_parallelism));
+            return refuse(
+                "pipeline.max-parallelism",
+                format!("{} is not in 1..=32768", self.max_parallelism),
+            );
         }
         let parallelism = self.parallelism.unwrap_or(workers as u32).max(1);
         if parallelism > u32::from(self.max_parallelism) {
@@ -242,7 +245,10 @@ impl EngineBuilder {
             return refuse(interval_key, "must be longer than nothing".to_owned());
         }
         if checkpoint_interval.is_some() && self.checkpoint_dir.is_none() {
-            return refuse("execution.checkpointing.dir", "checkpoints at an interval need a directory".to_owned());
+            return refuse(
+                "execution.checkpointing.dir",
+                "checkpoints at an interval need a directory".to_owned(),
+            );
         }
         Ok(EngineConfig {
             workers,
@@ -267,10 +273,6 @@ impl EngineBuilder {
         })
     }
 
-    pub(super) fn restart(&self) -> RestartStrategy {
-        self.restart
-    }
-
     pub(super) fn heartbeat(&self) -> Result<Duration, Error> {
         self.heartbeat_timeout.duration("heartbeat.timeout")
     }
@@ -284,8 +286,12 @@ impl EngineBuilder {
         let config = self.config()?;
         let heartbeat_timeout = self.heartbeat()?;
         let clock = SystemClock::start();
-        let options =
-            WorkerOptions { workers: config.workers, driver: self.driver, pin: self.pin, clock: Arc::clone(&clock) };
+        let options = WorkerOptions {
+            workers: config.workers,
+            driver: self.driver,
+            pin: self.pin,
+            clock: Arc::clone(&clock),
+        };
         let workers = Workers::start(options).map_err(|error| Error::Workers(error.to_string()))?;
         let disk = DiskHandle::new(disk_for(workers.driver())?);
         Ok(Engine {
@@ -306,7 +312,9 @@ fn disk_for(driver: DriverKind) -> Result<Arc<dyn Disk>, Error> {
     if driver == DriverKind::Glommio {
         match thalweg_storage::io::UringDisk::start() {
             Ok(disk) => return Ok(disk),
-            Err(error) => tracing::warn!(%error, "io_uring is not available for files; using blocking file I/O"),
+            Err(error) => {
+                tracing::warn!(%error, "io_uring is not available for files; using blocking file I/O")
+            }
         }
     }
     let _ = driver;

@@ -1,9 +1,9 @@
 //! The handle of a running job.
 
+use crate::clock::Clock;
 use crate::coordinator::{CheckpointStats, CoordinatorHandle, JobShared, JobStatus};
 use crate::error::Error;
 use crate::graph::TaskCounters;
-use crate::clock::Clock;
 use crate::worker::{TimeSpent, Workers};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::thread::JoinHandle;
@@ -60,7 +60,14 @@ impl JobHandle {
         clock: Arc<dyn Clock>,
         thread: JoinHandle<()>,
     ) -> Self {
-        JobHandle { shared, coordinator, counters, workers, clock, thread: Arc::new(Mutex::new(Some(thread))) }
+        JobHandle {
+            shared,
+            coordinator,
+            counters,
+            workers,
+            clock,
+            thread: Arc::new(Mutex::new(Some(thread))),
+        }
     }
 
     /// Where the job stands.

@@ -2,13 +2,9 @@
 
 mod builder;
 mod handle;
-#[cfg(feature = "testing")]
-mod simulation;
 
 pub use builder::EngineBuilder;
 pub use handle::{JobHandle, JobMetrics, TaskReport};
-#[cfg(feature = "testing")]
-pub use simulation::{Simulation, SimulationOptions};
 
 use crate::clock::Clock;
 use crate::config::{BATCH_BYTES, EngineConfig};
@@ -93,7 +89,8 @@ impl Engine {
         );
         let shared = Arc::clone(&parts.shared);
         let (runner, coordinator) = Runner::new(parts);
-        let thread = runner.spawn().map_err(|error| Error::Workers(format!("the control thread: {error}")))?;
+        let thread =
+            runner.spawn().map_err(|error| Error::Workers(format!("the control thread: {error}")))?;
         let handle = JobHandle::new(
             shared,
             coordinator,
@@ -120,7 +117,11 @@ impl Drop for Engine {
 }
 
 /// The settings of a job's coordinator.
-fn coordinator_config(config: &EngineConfig, restart: RestartStrategy, heartbeat: Duration) -> CoordinatorConfig {
+fn coordinator_config(
+    config: &EngineConfig,
+    restart: RestartStrategy,
+    heartbeat: Duration,
+) -> CoordinatorConfig {
     CoordinatorConfig {
         checkpoint: CheckpointConfig {
             interval: config.checkpoint_dir.as_ref().and(config.checkpoint_interval),

@@ -10,7 +10,7 @@ mod site;
 
 pub use chain::{BindContext, Identity, Link, Then};
 pub use output::{
-    Broadcast, Edge, EdgeWriter, FlushPolicy, Output, OutputPort, Outbox, Partition, UnsentRecords,
+    Broadcast, Edge, EdgeWriter, FlushPolicy, Outbox, Output, OutputPort, Partition, UnsentRecords,
 };
 pub use site::{Failure, Site};
 
@@ -249,7 +249,12 @@ pub struct OperatorSnapshot {
 impl OperatorSnapshot {
     /// An empty snapshot of `uid`.
     pub fn of(uid: &Arc<str>) -> Self {
-        OperatorSnapshot { uid: Arc::clone(uid), operator_state: Vec::new(), committables: Vec::new(), keyed: Vec::new() }
+        OperatorSnapshot {
+            uid: Arc::clone(uid),
+            operator_state: Vec::new(),
+            committables: Vec::new(),
+            keyed: Vec::new(),
+        }
     }
 }
 

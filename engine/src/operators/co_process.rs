@@ -4,7 +4,8 @@ use super::keyed::Upcoming;
 use super::process::{RuntimeContext, restored_state, state_blobs};
 use crate::connector::BoxError;
 use crate::operator::{
-    BindContext, ChainSnapshot, Collector, Failure, Flow, OperatorSnapshot, Site, Stage, StageControl, TwoStage,
+    BindContext, ChainSnapshot, Collector, Failure, Flow, OperatorSnapshot, Site, Stage, StageControl,
+    TwoStage,
 };
 use crate::state::{StateSpec, StateTables};
 use std::marker::PhantomData;
@@ -166,7 +167,9 @@ impl<A: 'static, B: 'static, P: CoProcessFunction<A, B>, D: Stage<P::Out>> Stage
     fn end_input(&mut self) -> Result<Flow, Failure> {
         if !self.closed {
             self.closed = true;
-            self.site.blame(|| self.function.close(&mut self.emitted)).map_err(|e| self.site.user_failure(e))?;
+            self.site
+                .blame(|| self.function.close(&mut self.emitted))
+                .map_err(|e| self.site.user_failure(e))?;
         }
         if self.resume()? == Flow::Blocked {
             return Ok(Flow::Blocked);
@@ -210,7 +213,9 @@ pub struct KeyedCoProcess<K, EA, EB, S, FA, FB, U> {
     pub types: PhantomData<fn() -> (K, U)>,
 }
 
-impl<K, EA: Clone, EB: Clone, S: Clone, FA: Clone, FB: Clone, U> Clone for KeyedCoProcess<K, EA, EB, S, FA, FB, U> {
+impl<K, EA: Clone, EB: Clone, S: Clone, FA: Clone, FB: Clone, U> Clone
+    for KeyedCoProcess<K, EA, EB, S, FA, FB, U>
+{
     fn clone(&self) -> Self {
         KeyedCoProcess {
             uid: Arc::clone(&self.uid),
@@ -256,7 +261,11 @@ where
         &self.uid
     }
 
-    fn bind<D: Stage<U> + 'static>(self, context: &mut BindContext, down: D) -> Result<Self::Bound<D>, Failure> {
+    fn bind<D: Stage<U> + 'static>(
+        self,
+        context: &mut BindContext,
+        down: D,
+    ) -> Result<Self::Bound<D>, Failure> {
         Ok(KeyedCoProcessStage {
             site: context.site(&self.uid),
             extract_first: self.extract_first,

@@ -99,7 +99,12 @@ impl<K: Key> Upcoming<K> {
     }
 
     #[inline(always)]
-    pub(super) fn prepare<T>(&mut self, records: &[T], mut extract: impl FnMut(&T) -> K, tables: &impl StateTables) {
+    pub(super) fn prepare<T>(
+        &mut self,
+        records: &[T],
+        mut extract: impl FnMut(&T) -> K,
+        tables: &impl StateTables,
+    ) {
         self.next = 0;
         self.keys.clear();
         self.keys.extend(records.iter().map(|record| {
@@ -170,7 +175,11 @@ where
     type Out = U;
     type Bound<D: Stage<U> + 'static> = KeyedProcessStage<K, E, S, F, U, D>;
 
-    fn bind<D: Stage<U> + 'static>(self, context: &mut BindContext, down: D) -> Result<Self::Bound<D>, Failure> {
+    fn bind<D: Stage<U> + 'static>(
+        self,
+        context: &mut BindContext,
+        down: D,
+    ) -> Result<Self::Bound<D>, Failure> {
         Ok(KeyedProcessStage {
             keyed: Keyed {
                 site: context.site(&self.uid),
@@ -255,7 +264,11 @@ where
     type Out = T;
     type Bound<D: Stage<T> + 'static> = KeyedReduceStage<T, K, E, F, D>;
 
-    fn bind<D: Stage<T> + 'static>(self, context: &mut BindContext, down: D) -> Result<Self::Bound<D>, Failure> {
+    fn bind<D: Stage<T> + 'static>(
+        self,
+        context: &mut BindContext,
+        down: D,
+    ) -> Result<Self::Bound<D>, Failure> {
         let spec = ValueStateDescriptor::<T>::new("reduction");
         Ok(KeyedReduceStage {
             keyed: Keyed {

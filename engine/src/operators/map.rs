@@ -68,7 +68,11 @@ impl<T: 'static, U: 'static, F: FnMut(T) -> U + Clone + Send + 'static> Link<T> 
     type Out = U;
     type Bound<D: Stage<U> + 'static> = MapStage<F, D>;
 
-    fn bind<D: Stage<U> + 'static>(self, context: &mut BindContext, down: D) -> Result<MapStage<F, D>, Failure> {
+    fn bind<D: Stage<U> + 'static>(
+        self,
+        context: &mut BindContext,
+        down: D,
+    ) -> Result<MapStage<F, D>, Failure> {
         Ok(MapStage(Stateless { site: context.site(&self.uid), function: self.function, down }))
     }
 }
@@ -86,7 +90,11 @@ impl<T: 'static, F: FnMut(&T) -> bool + Clone + Send + 'static> Link<T> for Filt
     type Out = T;
     type Bound<D: Stage<T> + 'static> = FilterStage<F, D>;
 
-    fn bind<D: Stage<T> + 'static>(self, context: &mut BindContext, down: D) -> Result<FilterStage<F, D>, Failure> {
+    fn bind<D: Stage<T> + 'static>(
+        self,
+        context: &mut BindContext,
+        down: D,
+    ) -> Result<FilterStage<F, D>, Failure> {
         Ok(FilterStage(Stateless { site: context.site(&self.uid), function: self.predicate, down }))
     }
 }
@@ -95,7 +103,11 @@ impl<T, F: FnMut(&T) -> bool + Send, D: Stage<T>> Stage<T> for FilterStage<F, D>
     #[inline(always)]
     fn process(&mut self, record: T) -> Result<Flow, Failure> {
         let stage = &mut self.0;
-        if stage.site.blame(|| (stage.function)(&record)) { stage.down.process(record) } else { Ok(Flow::Continue) }
+        if stage.site.blame(|| (stage.function)(&record)) {
+            stage.down.process(record)
+        } else {
+            Ok(Flow::Continue)
+        }
     }
 }
 
@@ -109,12 +121,18 @@ where
     type Out = U;
     type Bound<D: Stage<U> + 'static> = TryMapStage<F, D>;
 
-    fn bind<D: Stage<U> + 'static>(self, context: &mut BindContext, down: D) -> Result<TryMapStage<F, D>, Failure> {
+    fn bind<D: Stage<U> + 'static>(
+        self,
+        context: &mut BindContext,
+        down: D,
+    ) -> Result<TryMapStage<F, D>, Failure> {
         Ok(TryMapStage(Stateless { site: context.site(&self.uid), function: self.function, down }))
     }
 }
 
-impl<T, U, E: Into<BoxError>, F: FnMut(T) -> Result<U, E> + Send, D: Stage<U>> Stage<T> for TryMapStage<F, D> {
+impl<T, U, E: Into<BoxError>, F: FnMut(T) -> Result<U, E> + Send, D: Stage<U>> Stage<T>
+    for TryMapStage<F, D>
+{
     #[inline(always)]
     fn process(&mut self, record: T) -> Result<Flow, Failure> {
         let stage = &mut self.0;

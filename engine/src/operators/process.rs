@@ -182,7 +182,9 @@ impl<T: 'static, P: ProcessFunction<T>, D: Stage<P::Out>> StageControl for Proce
     fn end_input(&mut self) -> Result<Flow, Failure> {
         if !self.closed {
             self.closed = true;
-            self.site.blame(|| self.function.close(&mut self.emitted)).map_err(|e| self.site.user_failure(e))?;
+            self.site
+                .blame(|| self.function.close(&mut self.emitted))
+                .map_err(|e| self.site.user_failure(e))?;
         }
         if self.resume()? == Flow::Blocked {
             return Ok(Flow::Blocked);

@@ -2,8 +2,7 @@
 
 use crate::connector::BoxError;
 use crate::operator::{
-    BindContext, Collector, Failure, Flow, Link, Output, OutputPort, Site, Stage,
-    StageControl,
+    BindContext, Collector, Failure, Flow, Link, Output, OutputPort, Site, Stage, StageControl,
 };
 use std::sync::{Arc, Mutex, PoisonError};
 use thalweg_storage::Data;
@@ -78,7 +77,11 @@ where
     type Out = U;
     type Bound<D: Stage<U> + 'static> = SideOutputStage<F, U, S, D>;
 
-    fn bind<D: Stage<U> + 'static>(self, context: &mut BindContext, down: D) -> Result<Self::Bound<D>, Failure> {
+    fn bind<D: Stage<U> + 'static>(
+        self,
+        context: &mut BindContext,
+        down: D,
+    ) -> Result<Self::Bound<D>, Failure> {
         let site = context.site(&self.uid);
         let side = self.slot.take().ok_or_else(|| site.failure("its side output was not connected"))?;
         Ok(SideOutputStage {

@@ -151,7 +151,11 @@ impl<T> Sender<T> {
 
     /// The records that have not left, oldest first.
     pub fn unsent(&self) -> impl Iterator<Item = &[T]> {
-        self.outbox.iter().map(Vec::as_slice).chain(std::iter::once(self.open.as_slice())).filter(|b| !b.is_empty())
+        self.outbox
+            .iter()
+            .map(Vec::as_slice)
+            .chain(std::iter::once(self.open.as_slice()))
+            .filter(|b| !b.is_empty())
     }
 
     #[cold]

@@ -40,7 +40,13 @@ pub trait Body: Send {
     ///
     /// # Errors
     /// The task fails.
-    fn run(&mut self, gate: &mut Gate, now: Nanos, budget: Budget, clock: &dyn Fn() -> u64) -> Result<BodyRun, Failure>;
+    fn run(
+        &mut self,
+        gate: &mut Gate,
+        now: Nanos,
+        budget: Budget,
+        clock: &dyn Fn() -> u64,
+    ) -> Result<BodyRun, Failure>;
 
     /// Adds the state of the head and of every operator.
     ///
@@ -91,7 +97,13 @@ impl<T: Data, S: Stage<T>> Body for OneInput<T, S> {
         self.inputs.look(gate);
     }
 
-    fn run(&mut self, gate: &mut Gate, _: Nanos, budget: Budget, clock: &dyn Fn() -> u64) -> Result<BodyRun, Failure> {
+    fn run(
+        &mut self,
+        gate: &mut Gate,
+        _: Nanos,
+        budget: Budget,
+        clock: &dyn Fn() -> u64,
+    ) -> Result<BodyRun, Failure> {
         let stage = std::cell::RefCell::new(&mut self.stage);
         let ran = self.inputs.run(
             gate,
@@ -147,7 +159,12 @@ pub struct TwoInput<A, B, S> {
 }
 
 impl<A: Data, B: Data, S: TwoStage<A, B>> TwoInput<A, B, S> {
-    fn run_first(&mut self, gate: &mut Gate, budget: Budget, clock: &dyn Fn() -> u64) -> Result<Ran, Failure> {
+    fn run_first(
+        &mut self,
+        gate: &mut Gate,
+        budget: Budget,
+        clock: &dyn Fn() -> u64,
+    ) -> Result<Ran, Failure> {
         let stage = std::cell::RefCell::new(&mut self.stage);
         self.first.run(
             gate,
@@ -166,7 +183,12 @@ impl<A: Data, B: Data, S: TwoStage<A, B>> TwoInput<A, B, S> {
         )
     }
 
-    fn run_second(&mut self, gate: &mut Gate, budget: Budget, clock: &dyn Fn() -> u64) -> Result<Ran, Failure> {
+    fn run_second(
+        &mut self,
+        gate: &mut Gate,
+        budget: Budget,
+        clock: &dyn Fn() -> u64,
+    ) -> Result<Ran, Failure> {
         let stage = std::cell::RefCell::new(&mut self.stage);
         self.second.run(
             gate,
@@ -196,7 +218,13 @@ impl<A: Data, B: Data, S: TwoStage<A, B>> Body for TwoInput<A, B, S> {
         self.second.look(gate);
     }
 
-    fn run(&mut self, gate: &mut Gate, _: Nanos, budget: Budget, clock: &dyn Fn() -> u64) -> Result<BodyRun, Failure> {
+    fn run(
+        &mut self,
+        gate: &mut Gate,
+        _: Nanos,
+        budget: Budget,
+        clock: &dyn Fn() -> u64,
+    ) -> Result<BodyRun, Failure> {
         // The inputs take turns in coming first, each with half of the budget.
         let half = Budget { records: budget.records.div_ceil(2), nanos: budget.nanos.div_ceil(2) };
         self.second_first = !self.second_first;
@@ -282,7 +310,13 @@ impl<R: SourceReader, S: Stage<R::Record>> Body for SourceBody<R, S> {
         false
     }
 
-    fn run(&mut self, _: &mut Gate, now: Nanos, budget: Budget, _: &dyn Fn() -> u64) -> Result<BodyRun, Failure> {
+    fn run(
+        &mut self,
+        _: &mut Gate,
+        now: Nanos,
+        budget: Budget,
+        _: &dyn Fn() -> u64,
+    ) -> Result<BodyRun, Failure> {
         let allowed = match &mut self.rate {
             Some(rate) => rate.allowed(now).min(budget.records),
             None => budget.records,

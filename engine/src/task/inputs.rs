@@ -213,7 +213,12 @@ impl<T: Data> Inputs<T> {
         for (input, captured) in self.channels.iter().zip(&mut self.captured) {
             if captured.checkpoint == checkpoint && captured.records > 0 {
                 let Captured { records, bytes, .. } = std::mem::take(captured);
-                into.push(CapturedChannel { edge: Arc::clone(&input.edge), producer: input.producer, records, bytes });
+                into.push(CapturedChannel {
+                    edge: Arc::clone(&input.edge),
+                    producer: input.producer,
+                    records,
+                    bytes,
+                });
             }
         }
     }

@@ -159,7 +159,8 @@ impl<B: Body> OperatorTask<B> {
         let mut taken = false;
         while let Some(ready) = self.parts.gate.ready() {
             // The trigger reaches every task; it carries what the announcements of other tasks do not.
-            let Some(trigger) = self.triggers.iter().copied().find(|t| t.checkpoint == ready.checkpoint) else {
+            let Some(trigger) = self.triggers.iter().copied().find(|t| t.checkpoint == ready.checkpoint)
+            else {
                 break;
             };
             let finished = matches!(self.phase, Phase::Committing | Phase::Finished);
@@ -189,7 +190,8 @@ impl<B: Body> OperatorTask<B> {
             let mark = Mark::Barrier { checkpoint, mode: ready.mode };
             stage.outputs(&mut |output| output.announce(mark));
         }
-        let mut chain = ChainSnapshot { checkpoint, ended: self.phase != Phase::Running, operators: Vec::new() };
+        let mut chain =
+            ChainSnapshot { checkpoint, ended: self.phase != Phase::Running, operators: Vec::new() };
         self.parts.body.snapshot(&mut chain)?;
         let mut outbox = Vec::new();
         let stage = self.parts.body.stage();
@@ -227,7 +229,8 @@ impl<B: Body> OperatorTask<B> {
         if self.in_progress.is_empty() {
             return Ok(false);
         }
-        let TaskParts { gate, body, keyed, files, clock, reports, attempt, id, partition, .. } = &mut self.parts;
+        let TaskParts { gate, body, keyed, files, clock, reports, attempt, id, partition, .. } =
+            &mut self.parts;
         let began = clock.now();
         let mut more = body.capture_slice(gate, CAPTURE_RECORDS) >= CAPTURE_RECORDS;
         let mut index = 0;
@@ -361,7 +364,8 @@ impl<B: Body> OperatorTask<B> {
     fn count(&mut self) {
         let metrics = &self.parts.metrics;
         let mut records_out = 0;
-        let mut stage_outputs = |output: &mut dyn crate::operator::OutputPort| records_out += output.records();
+        let mut stage_outputs =
+            |output: &mut dyn crate::operator::OutputPort| records_out += output.records();
         self.parts.body.stage().outputs(&mut stage_outputs);
         metrics.update(self.parts.body.records_in(), records_out, self.parts.body.records_skipped());
         metrics.update_read(self.parts.body.read_progress());

@@ -44,7 +44,6 @@ pub struct Part {
     finished: bool,
     operators: Vec<OperatorSnapshot>,
     outbox: Outbox,
-    keyed: bool,
     segment: Option<BackgroundFile>,
     serialised: bool,
     segment_bytes: u64,
@@ -98,7 +97,6 @@ impl Part {
             finished,
             operators,
             outbox,
-            keyed,
             segment: None,
             serialised: !keyed,
             segment_bytes: 0,
@@ -134,7 +132,9 @@ impl Part {
                     let path = Self::segment_path(files, checkpoint);
                     let segment = match &mut self.segment {
                         Some(segment) => segment,
-                        None => self.segment.insert(BackgroundFile::create(&files.disk, absolute(files, &path)?)),
+                        None => {
+                            self.segment.insert(BackgroundFile::create(&files.disk, absolute(files, &path)?))
+                        }
                     };
                     segment.append(chunk);
                 }
@@ -152,13 +152,19 @@ impl Part {
             })?;
         }
         if let Some(Channels { file: Some(file), .. }) = &mut self.channels {
-            file.poll().map_err(|e| format!("writing in-flight data of checkpoint {checkpoint} failed: {e}"))?;
+            file.poll()
+                .map_err(|e| format!("writing in-flight data of checkpoint {checkpoint} failed: {e}"))?;
         }
         Ok(more)
     }
 
     /// Once every capture is closed: collects the in-flight data, inline or into a file.
-    fn collect_channels(&mut self, files: &PartFiles, body: &mut dyn Body, partition: u32) -> Result<(), String> {
+    fn collect_channels(
+        &mut self,
+        files: &PartFiles,
+        body: &mut dyn Body,
+        partition: u32,
+    ) -> Result<(), String> {
         let checkpoint = self.trigger.checkpoint;
         let mut raw: Vec<(ChannelState, Vec<u8>)> = Vec::new();
         let state = |edge: &Arc<str>, producer, consumer, origin, records| ChannelState {
@@ -171,11 +177,17 @@ impl Part {
         };
         for channel in body.take_captured(checkpoint) {
             let origin = ChannelOrigin::Consumer;
-            raw.push((state(&channel.edge, channel.producer, partition, origin, channel.records), channel.bytes));
+            raw.push((
+                state(&channel.edge, channel.producer, partition, origin, channel.records),
+                channel.bytes,
+            ));
         }
         for channel in std::mem::take(&mut self.outbox) {
             let origin = ChannelOrigin::Producer;
-            raw.push((state(&channel.edge, partition, channel.consumer, origin, channel.records), channel.bytes));
+            raw.push((
+                state(&channel.edge, partition, channel.consumer, origin, channel.records),
+                channel.bytes,
+            ));
         }
         let records = raw.iter().map(|(state, _)| state.records).sum();
         let bytes: usize = raw.iter().map(|(_, bytes)| bytes.len()).sum();
@@ -254,7 +266,8 @@ impl Part {
         let operators = std::mem::take(&mut self.operators)
             .into_iter()
             .map(|operator| {
-                let segments = if operator.keyed.is_empty() { Vec::new() } else { keyed.segments(checkpoint) };
+                let segments =
+                    if operator.keyed.is_empty() { Vec::new() } else { keyed.segments(checkpoint) };
                 let state = SubtaskState {
                     index: partition,
                     finished,
@@ -267,11 +280,6 @@ impl Part {
             .collect();
         let channels = std::mem::take(&mut channels.states);
         Ok(Ok(Some(TaskSnapshot { operators, channels, stats })))
-    }
-
-    /// True when the part has keyed state.
-    pub(super) fn has_keyed(&self) -> bool {
-        self.keyed
     }
 }
 

@@ -32,7 +32,8 @@ fn take_array<const N: usize>(input: &mut &[u8], wanted: &str) -> Result<[u8; N]
 }
 
 fn encode_length(length: usize, out: &mut Vec<u8>) {
-    let length = u32::try_from(length).expect("a collection in state or in a record has at most u32::MAX elements");
+    let length =
+        u32::try_from(length).expect("a collection in state or in a record has at most u32::MAX elements");
     out.extend_from_slice(&length.to_le_bytes());
 }
 
@@ -371,7 +372,9 @@ impl<K: Data + Ord, V: Data> Data for BTreeMap<K, V> {
     }
 }
 
-impl<K: Data + Eq + Hash, V: Data, S: BuildHasher + Default + Clone + Send + 'static> Data for HashMap<K, V, S> {
+impl<K: Data + Eq + Hash, V: Data, S: BuildHasher + Default + Clone + Send + 'static> Data
+    for HashMap<K, V, S>
+{
     const FIXED_BYTES: Option<usize> = None;
 
     fn schema() -> Schema {

@@ -61,7 +61,10 @@ impl<K: Key, V: Data> ValueTable<K, V> {
     /// # Panics
     /// When `range` is not within `groups`.
     pub fn new(name: impl Into<String>, groups: KeyGroups, range: Range<KeyGroup>) -> Self {
-        assert!(range.start <= range.end && range.end <= groups.count(), "{range:?} is not within the key groups");
+        assert!(
+            range.start <= range.end && range.end <= groups.count(),
+            "{range:?} is not within the key groups"
+        );
         let vacant = Bucket::allocate(0, 0, 0);
         let epochs = Epochs::new();
         ValueTable {
@@ -142,7 +145,13 @@ impl<K: Key, V: Data> ValueTable<K, V> {
     ///
     /// When `change` panics, the entry keeps what it has done so far.
     #[inline]
-    pub fn update<R>(&mut self, hash: u64, key: &K, make: impl FnOnce() -> V, change: impl FnOnce(&mut V) -> R) -> R {
+    pub fn update<R>(
+        &mut self,
+        hash: u64,
+        key: &K,
+        make: impl FnOnce() -> V,
+        change: impl FnOnce(&mut V) -> R,
+    ) -> R {
         let bucket = self.directory[self.position(hash)];
         // SAFETY: buckets in the directory are not freed.
         let probe = unsafe { bucket.find(hash, key) };

@@ -1,9 +1,9 @@
 //! The running job: tasks, channels, coordinator, and the steps that a schedule may take.
 
+use super::CheckpointMode;
 use super::plan::{Plan, Rng, TIMEOUT};
 use crate::barrier::gate::Fault;
 use crate::barrier::{Announcement, BarrierMode, ChannelKind, Gate, Look, Mark};
-use super::CheckpointMode;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use thalweg_storage::CheckpointId;
 

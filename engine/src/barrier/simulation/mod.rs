@@ -11,8 +11,8 @@ mod job;
 mod plan;
 
 use super::ChannelKind;
-use super::gate::Fault;
 use super::CheckpointMode;
+use super::gate::Fault;
 use job::{DriverFault, Job, Outcome};
 use plan::{Plan, Rng, TIMEOUT};
 use proptest::prelude::*;

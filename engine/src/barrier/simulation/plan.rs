@@ -3,8 +3,8 @@
 //! A *lane* is one path from a source through the DAG up to one channel. Records of a lane are numbered without gaps, and
 //! the numbers follow from the record that caused them: so each consumer can tell a lost, repeated or reordered record.
 
-use crate::barrier::ChannelKind;
 use super::CheckpointMode;
+use crate::barrier::ChannelKind;
 use std::time::Duration;
 
 /// SplitMix64: every schedule is its seed.
