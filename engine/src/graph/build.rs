@@ -401,7 +401,7 @@ impl<A: Data, B: Data, O: TwoLink<A, B>> Head for ConnectHead<A, B, O> {
         let stage = self.operator.clone().bind(&mut context.bind, stage)?;
         let mut kinds = Vec::new();
         let first = Inputs::new(context.channels::<A>(&self.edges.0, &mut kinds), 0);
-        let second = Inputs::new(context.channels::<B>(&self.edges.1, &mut kinds), first.len());
+        let second = Inputs::new(context.channels::<B>(&self.edges.1, &mut kinds), first.count());
         context.task(TwoInput { first, second, stage, second_first: false }, Gate::new(kinds))
     }
 }
