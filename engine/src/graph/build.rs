@@ -189,6 +189,9 @@ pub trait End<T>: Send + 'static {
     fn stage(&self, context: &mut TaskContext) -> Result<Self::Stage, Failure>;
 }
 
+/// Puts the edges of a side output where the stage that feeds them finds them.
+pub type ConnectSide = Box<dyn Fn(&mut TaskContext) + Send>;
+
 /// A complete chain: makes its tasks from pristine clones.
 pub struct ChainFactory<H, L, E> {
     /// Where records come from.
@@ -198,7 +201,7 @@ pub struct ChainFactory<H, L, E> {
     /// Where records go.
     pub end: E,
     /// Side outputs: each puts its edges into its slot before the chain is made.
-    pub sides: Vec<Box<dyn Fn(&mut TaskContext) + Send>>,
+    pub sides: Vec<ConnectSide>,
 }
 
 impl<H: Head, L: Link<H::Out>, E: End<L::Out>> BuildTask for ChainFactory<H, L, E> {
