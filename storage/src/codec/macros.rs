@@ -167,7 +167,8 @@ pub mod __private {
     }
 
     pub fn pod_schema(name: &str, version: u32, fields: Vec<(&str, Schema)>) -> Schema {
-        let fields = fields.into_iter().map(|(name, schema)| Field { name: name.to_owned(), schema }).collect();
+        let fields =
+            fields.into_iter().map(|(name, schema)| Field { name: name.to_owned(), schema }).collect();
         Schema::Struct { name: name.to_owned(), version, fields }
     }
 
@@ -221,7 +222,10 @@ pub mod __private {
                 version,
                 variants: variants
                     .iter()
-                    .map(|variant| Field { name: variant.name.to_owned(), schema: payload(variant.name, variant.ty, version) })
+                    .map(|variant| Field {
+                        name: variant.name.to_owned(),
+                        schema: payload(variant.name, variant.ty, version),
+                    })
                     .collect(),
             },
         }
@@ -244,11 +248,15 @@ pub mod __private {
     }
 
     fn numbered(parts: &[&NamedType], version: u32) -> Vec<Field> {
-        let number = |(i, part): (usize, &&NamedType)| Field { name: i.to_string(), schema: convert(part, version) };
+        let number =
+            |(i, part): (usize, &&NamedType)| Field { name: i.to_string(), schema: convert(part, version) };
         parts.iter().enumerate().map(number).collect()
     }
 
     fn fields(parts: &[&NamedValue], version: u32) -> Vec<Field> {
-        parts.iter().map(|part| Field { name: part.name.to_owned(), schema: convert(part.ty, version) }).collect()
+        parts
+            .iter()
+            .map(|part| Field { name: part.name.to_owned(), schema: convert(part.ty, version) })
+            .collect()
     }
 }

@@ -3,7 +3,8 @@
 //! Always true: the chunks taken so far are exactly the first bytes of the file, in order.
 
 use super::format::{
-    BLOCK_BYTES_MAX, BLOCK_HEADER_BYTES, BLOCK_ROWS_MAX, BlockHeader, BlockKind, Compression, Entry, Header, Trailer,
+    BLOCK_BYTES_MAX, BLOCK_HEADER_BYTES, BLOCK_ROWS_MAX, BlockHeader, BlockKind, Compression, Entry, Header,
+    Trailer,
 };
 use super::rows::Rows;
 use crate::ids::{AttemptId, CheckpointId};
@@ -58,18 +59,37 @@ impl SegmentBuilder {
         zstd_level: i32,
     ) -> Self {
         let states = postcard::to_stdvec(states).expect("schemas always serialise");
-        let header =
-            Header { checkpoint, attempt, max_parallelism: key_groups.count(), groups: (groups.start, groups.end) };
+        let header = Header {
+            checkpoint,
+            attempt,
+            max_parallelism: key_groups.count(),
+            groups: (groups.start, groups.end),
+        };
         let mut out = header.encode(&states).to_vec();
         out.extend_from_slice(&states);
-        let compressor = (zstd_level != 0)
-            .then(|| Compressor::new(zstd_level).expect("zstd allocates a context of a few hundred kilobytes"));
-        SegmentBuilder { out, taken_bytes: 0, entries: Vec::new(), compressor, raw: Vec::new(), finished: false }
+        let compressor = (zstd_level != 0).then(|| {
+            Compressor::new(zstd_level).expect("zstd allocates a context of a few hundred kilobytes")
+        });
+        SegmentBuilder {
+            out,
+            taken_bytes: 0,
+            entries: Vec::new(),
+            compressor,
+            raw: Vec::new(),
+            finished: false,
+        }
     }
 
     /// Appends one block of the first rows of `range`, as many as fit, and returns how many they were; none and no block
     /// for an empty range, but see [`SegmentBuilder::empty_base`].
-    pub fn block(&mut self, state: u16, group: KeyGroup, kind: BlockKind, rows: &Rows, range: Range<usize>) -> usize {
+    pub fn block(
+        &mut self,
+        state: u16,
+        group: KeyGroup,
+        kind: BlockKind,
+        rows: &Rows,
+        range: Range<usize>,
+    ) -> usize {
         let count = rows_that_fit(rows, &range);
         if count > 0 {
             self.append(state, group, kind, rows, range.start..range.start + count);
@@ -124,7 +144,8 @@ impl SegmentBuilder {
         }
         let (head, stored) = self.out[start..].split_at_mut(BLOCK_HEADER_BYTES);
         head.copy_from_slice(&header.encode(stored));
-        let entry = Entry { offset, stored_bytes: stored.len() as u32, rows: header.rows, state, group, kind };
+        let entry =
+            Entry { offset, stored_bytes: stored.len() as u32, rows: header.rows, state, group, kind };
         self.entries.push(entry);
     }
 

@@ -225,7 +225,10 @@ impl Header {
         if found <= STATES_BYTES_MAX {
             Ok(found as usize)
         } else {
-            Err(Mismatch { expected: format!("at most {STATES_BYTES_MAX} bytes of states"), found: found.to_string() })
+            Err(Mismatch {
+                expected: format!("at most {STATES_BYTES_MAX} bytes of states"),
+                found: found.to_string(),
+            })
         }
     }
 
@@ -296,14 +299,30 @@ impl BlockHeader {
         expect("stored bytes", stored.len() as u32, fields.u32())?;
         let (key_bytes, value_bytes) = (fields.u32(), fields.u32());
         if rows > BLOCK_ROWS_MAX {
-            return Err(Mismatch { expected: format!("at most {BLOCK_ROWS_MAX} rows"), found: rows.to_string() });
+            return Err(Mismatch {
+                expected: format!("at most {BLOCK_ROWS_MAX} rows"),
+                found: rows.to_string(),
+            });
         }
         let bytes_max = if rows == 1 { BLOCK_BYTES_SINGLE_MAX } else { BLOCK_BYTES_MAX };
         if raw_bytes as usize > bytes_max {
             let expected = format!("at most {bytes_max} bytes in a block of {rows} rows");
             return Err(Mismatch { expected, found: raw_bytes.to_string() });
         }
-        Ok((BlockHeader { sequence, state, group, kind, compression, rows, raw_bytes, key_bytes, value_bytes }, stored))
+        Ok((
+            BlockHeader {
+                sequence,
+                state,
+                group,
+                kind,
+                compression,
+                rows,
+                raw_bytes,
+                key_bytes,
+                value_bytes,
+            },
+            stored,
+        ))
     }
 }
 

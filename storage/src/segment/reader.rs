@@ -4,8 +4,8 @@
 //! allocated for more than the file itself can hold, save for the decompressed content of one block.
 
 use super::format::{
-    BLOCK_HEADER_BYTES, BlockHeader, BlockKind, Compression, ENTRY_BYTES, Entry, HEADER_BYTES, Header, Mismatch,
-    SEGMENT_VERSION, TRAILER_BYTES, Trailer,
+    BLOCK_HEADER_BYTES, BlockHeader, BlockKind, Compression, ENTRY_BYTES, Entry, HEADER_BYTES, Header,
+    Mismatch, SEGMENT_VERSION, TRAILER_BYTES, Trailer,
 };
 use super::rows::Rows;
 use crate::error::StoreError;
@@ -88,27 +88,50 @@ impl<S: Source> SegmentReader<S> {
         let header: [u8; HEADER_BYTES] = array(&source.read(0..HEADER_BYTES as u64)?);
         let states_end = (HEADER_BYTES + Header::states_bytes(&header).map_err(at(32))?) as u64;
         if states_end > trailer_at {
-            return Err(StoreError::corrupt(path, 32, format!("states that end before {trailer_at}"), states_end.to_string()));
+            return Err(StoreError::corrupt(
+                path,
+                32,
+                format!("states that end before {trailer_at}"),
+                states_end.to_string(),
+            ));
         }
         let states = source.read(HEADER_BYTES as u64..states_end)?;
         let (version, header) = Header::decode(&header, &states).map_err(at(0))?;
         if version > SEGMENT_VERSION {
-            return Err(StoreError::NewerFormat { path: path.to_owned(), found: version, newest: SEGMENT_VERSION });
+            return Err(StoreError::NewerFormat {
+                path: path.to_owned(),
+                found: version,
+                newest: SEGMENT_VERSION,
+            });
         }
-        let states: Vec<KeyedStateMeta> = postcard::from_bytes(&states)
-            .map_err(|error| StoreError::corrupt(path, HEADER_BYTES as u64, "a list of states", error.to_string()))?;
+        let states: Vec<KeyedStateMeta> = postcard::from_bytes(&states).map_err(|error| {
+            StoreError::corrupt(path, HEADER_BYTES as u64, "a list of states", error.to_string())
+        })?;
 
         let trailer = Trailer::decode(&array(&source.read(trailer_at..length)?)).map_err(at(trailer_at))?;
         let directory_bytes = u64::from(trailer.blocks) * ENTRY_BYTES as u64;
-        if trailer.directory_offset < states_end || trailer.directory_offset.checked_add(directory_bytes) != Some(trailer_at) {
-            let expected = format!("a directory of {directory_bytes} bytes between {states_end} and {trailer_at}");
-            return Err(StoreError::corrupt(path, trailer_at, expected, trailer.directory_offset.to_string()));
+        if trailer.directory_offset < states_end
+            || trailer.directory_offset.checked_add(directory_bytes) != Some(trailer_at)
+        {
+            let expected =
+                format!("a directory of {directory_bytes} bytes between {states_end} and {trailer_at}");
+            return Err(StoreError::corrupt(
+                path,
+                trailer_at,
+                expected,
+                trailer.directory_offset.to_string(),
+            ));
         }
         let directory = source.read(trailer.directory_offset..trailer_at)?;
         let crc = crc32fast::hash(&directory);
         if crc != trailer.directory_crc {
             let expected = format!("directory CRC {:#010x}", trailer.directory_crc);
-            return Err(StoreError::corrupt(path, trailer.directory_offset, expected, format!("{crc:#010x}")));
+            return Err(StoreError::corrupt(
+                path,
+                trailer.directory_offset,
+                expected,
+                format!("{crc:#010x}"),
+            ));
         }
 
         let mut entries = Vec::with_capacity(trailer.blocks as usize);
@@ -116,7 +139,10 @@ impl<S: Source> SegmentReader<S> {
         for (i, bytes) in directory.as_chunks::<ENTRY_BYTES>().0.iter().enumerate() {
             let entry_at = trailer.directory_offset + (i * ENTRY_BYTES) as u64;
             let entry = Entry::decode(bytes).map_err(at(entry_at))?;
-            if entry.offset != end || entry.end() > trailer.directory_offset || usize::from(entry.state) >= states.len() {
+            if entry.offset != end
+                || entry.end() > trailer.directory_offset
+                || usize::from(entry.state) >= states.len()
+            {
                 let expected = format!("a block of a known state at {end}");
                 return Err(StoreError::corrupt(path, entry_at, expected, format!("{entry:?}")));
             }
@@ -237,4 +263,5 @@ fn array<const N: usize>(bytes: &[u8]) -> [u8; N] {
     bytes.try_into().expect("a source returns the length that was asked for")
 }
 
-const _: () = assert!(BLOCK_HEADER_BYTES == 40 && HEADER_BYTES == 40 && ENTRY_BYTES == 24 && TRAILER_BYTES == 32);
+const _: () =
+    assert!(BLOCK_HEADER_BYTES == 40 && HEADER_BYTES == 40 && ENTRY_BYTES == 24 && TRAILER_BYTES == 32);

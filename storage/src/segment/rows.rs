@@ -55,7 +55,10 @@ impl Column {
             None => {
                 append(&mut self.bytes);
                 let bytes = self.bytes.len() - start;
-                assert!(bytes <= ROW_BYTES_MAX, "a key or value of {bytes} bytes exceeds the {ROW_BYTES_MAX} that state can hold");
+                assert!(
+                    bytes <= ROW_BYTES_MAX,
+                    "a key or value of {bytes} bytes exceeds the {ROW_BYTES_MAX} that state can hold"
+                );
                 self.ends.push(self.bytes.len());
             }
         }
@@ -71,8 +74,9 @@ impl Column {
         match self.width {
             Some(width) => split_planes(bytes, width, out),
             None => {
-                let lengths: Vec<u8> =
-                    rows.flat_map(|row| ((self.start(row + 1) - self.start(row)) as u32).to_le_bytes()).collect();
+                let lengths: Vec<u8> = rows
+                    .flat_map(|row| ((self.start(row + 1) - self.start(row)) as u32).to_le_bytes())
+                    .collect();
                 split_planes(&lengths, 4, out);
                 out.extend_from_slice(bytes);
             }
@@ -115,7 +119,7 @@ fn split_planes(bytes: &[u8], width: usize, out: &mut Vec<u8>) {
     let start = out.len();
     out.resize(start + bytes.len(), 0);
     let planes = &mut out[start..];
-    if width % 8 == 0 {
+    if width.is_multiple_of(8) {
         // Whole words at a time: the compiler vectorises the shift and the narrowing.
         let words = bytes.as_chunks::<8>().0;
         let per_row = width / 8;
@@ -161,7 +165,12 @@ pub struct Rows {
 impl Rows {
     /// No rows, of keys and values of fixed length where one is given.
     pub fn new(key_bytes: Option<usize>, value_bytes: Option<usize>) -> Self {
-        Rows { count: 0, tombstones: Vec::new(), keys: Column::new(key_bytes), values: Column::new(value_bytes) }
+        Rows {
+            count: 0,
+            tombstones: Vec::new(),
+            keys: Column::new(key_bytes),
+            values: Column::new(value_bytes),
+        }
     }
 
     /// Number of rows.
@@ -185,7 +194,7 @@ impl Rows {
     /// When the encoded key or value exceeds [`ROW_BYTES_MAX`].
     #[inline]
     pub fn push<K: crate::Data, V: crate::Data>(&mut self, key: &K, value: Option<&V>) {
-        if self.count % 8 == 0 {
+        if self.count.is_multiple_of(8) {
             self.tombstones.push(0);
         }
         self.keys.push(|out| key.encode_fixed(out), |out| key.encode(out));

@@ -57,7 +57,11 @@ impl Chain {
         let spread = u64::from(group.wrapping_mul(40_503) >> 10);
         let threshold = held.base_bytes / 64 * (48 + spread / 2);
         let limit = DELTAS.start + spread % (DELTAS.end - DELTAS.start);
-        if held.delta_bytes > threshold || held.deltas >= limit { GroupPlan::Rebase } else { GroupPlan::Delta }
+        if held.delta_bytes > threshold || held.deltas >= limit {
+            GroupPlan::Rebase
+        } else {
+            GroupPlan::Delta
+        }
     }
 
     /// Adds the segment `reference` with its blocks, and drops those that are no longer needed. Segments come in rising
@@ -97,7 +101,10 @@ impl Chain {
     fn drop_unneeded(&mut self) {
         let groups = &self.groups;
         self.members.retain(|member| {
-            member.covers.iter().any(|pair| groups.get(pair).is_some_and(|group| group.base <= member.sequence))
+            member
+                .covers
+                .iter()
+                .any(|pair| groups.get(pair).is_some_and(|group| group.base <= member.sequence))
         });
     }
 

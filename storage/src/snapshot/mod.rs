@@ -102,7 +102,13 @@ impl KeyedSnapshots {
     ///
     /// Takes no time in the size of the state. If the snapshot before is neither written nor aborted, it is
     /// serialised to its end first, which blocks; its bytes wait for [`KeyedSnapshots::advance`].
-    pub fn begin(&mut self, checkpoint: CheckpointId, attempt: AttemptId, path: String, tables: &mut dyn Tables) {
+    pub fn begin(
+        &mut self,
+        checkpoint: CheckpointId,
+        attempt: AttemptId,
+        path: String,
+        tables: &mut dyn Tables,
+    ) {
         self.begin_any(checkpoint, attempt, path, false, tables);
     }
 
@@ -138,13 +144,24 @@ impl KeyedSnapshots {
             .map(|i| {
                 let plan: Vec<GroupPlan> = self.groups.clone().map(|group| base.plan(i, group)).collect();
                 let table = tables.table(i);
-                assert_eq!(table.groups(), self.groups, "state {} holds the task's key groups", metas[i].name);
+                assert_eq!(
+                    table.groups(),
+                    self.groups,
+                    "state {} holds the task's key groups",
+                    metas[i].name
+                );
                 table.begin_snapshot(u16::try_from(i).expect("an operator has at most 65,536 states"), &plan)
             })
             .collect();
         let key_groups = if tables.count() > 0 { tables.table(0).key_groups() } else { KeyGroups::new(1) };
-        let builder =
-            SegmentBuilder::new(checkpoint, attempt, key_groups, self.groups.clone(), &metas, self.zstd_level);
+        let builder = SegmentBuilder::new(
+            checkpoint,
+            attempt,
+            key_groups,
+            self.groups.clone(),
+            &metas,
+            self.zstd_level,
+        );
         self.pending.push(Pending {
             checkpoint,
             attempt,
@@ -180,7 +197,8 @@ impl KeyedSnapshots {
     /// Before [`Step::Done`], and for a checkpoint that was completed, aborted or never begun.
     pub fn segments(&self, checkpoint: CheckpointId) -> Vec<SegmentRef> {
         let pending = self.pending.iter().find(|pending| pending.checkpoint == checkpoint);
-        let pending = pending.unwrap_or_else(|| panic!("no snapshot of checkpoint {checkpoint} is under way"));
+        let pending =
+            pending.unwrap_or_else(|| panic!("no snapshot of checkpoint {checkpoint} is under way"));
         assert!(pending.written, "the snapshot of checkpoint {checkpoint} is not written yet");
         pending.chain.segments()
     }
@@ -191,7 +209,9 @@ impl KeyedSnapshots {
     /// # Panics
     /// Before [`Step::Done`].
     pub fn completed(&mut self, checkpoint: CheckpointId, tables: &mut dyn Tables) {
-        let Some(at) = self.pending.iter().position(|pending| pending.checkpoint == checkpoint) else { return };
+        let Some(at) = self.pending.iter().position(|pending| pending.checkpoint == checkpoint) else {
+            return;
+        };
         assert!(self.pending[at].written, "a checkpoint completes after its snapshot is written");
         if self.pending[at].savepoint {
             return self.aborted(checkpoint, tables);
@@ -209,7 +229,9 @@ impl KeyedSnapshots {
 
     /// The checkpoint failed or was given up, at any point after its begin. Does nothing for one that is not under way.
     pub fn aborted(&mut self, checkpoint: CheckpointId, tables: &mut dyn Tables) {
-        let Some(at) = self.pending.iter().position(|pending| pending.checkpoint == checkpoint) else { return };
+        let Some(at) = self.pending.iter().position(|pending| pending.checkpoint == checkpoint) else {
+            return;
+        };
         let aborted = self.pending.remove(at);
         for (i, epoch) in aborted.epochs.iter().enumerate() {
             tables.table(i).aborted(*epoch);
@@ -242,7 +264,8 @@ impl KeyedSnapshots {
         tables: &mut dyn Tables,
     ) -> Result<(), StoreError> {
         assert!(self.pending.is_empty(), "a restore comes before the first snapshot");
-        let stored = restore::Stored { disk, job_dir, segments, metas, allow_unmatched: self.allow_unmatched };
+        let stored =
+            restore::Stored { disk, job_dir, segments, metas, allow_unmatched: self.allow_unmatched };
         self.chain = stored.load(&self.groups, tables)?;
         Ok(())
     }

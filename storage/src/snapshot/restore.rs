@@ -37,16 +37,29 @@ impl SegmentFile {
     fn open(disk: &DiskHandle, job_dir: &Path, reference: &SegmentRef) -> Result<Self, StoreError> {
         let relative = Path::new(&reference.path);
         if !relative.components().all(|part| matches!(part, Component::Normal(_))) {
-            return Err(StoreError::corrupt(job_dir, 0, "a segment below the job's directory", &reference.path));
+            return Err(StoreError::corrupt(
+                job_dir,
+                0,
+                "a segment below the job's directory",
+                &reference.path,
+            ));
         }
         let path = job_dir.join(relative);
-        let file = disk.open(&path, OpenMode::Read).wait().map_err(|error| StoreError::io("opening", &path, error))?;
+        let file = disk
+            .open(&path, OpenMode::Read)
+            .wait()
+            .map_err(|error| StoreError::io("opening", &path, error))?;
         let mut opened = SegmentFile { disk: disk.clone(), file, path, bytes: 0 };
         opened.bytes =
             disk.length(file).wait().map_err(|error| StoreError::io("measuring", &opened.path, error))?;
         if opened.bytes != reference.bytes {
             let (expected, found) = (format!("{} bytes", reference.bytes), format!("{} bytes", opened.bytes));
-            return Err(StoreError::corrupt(&opened.path, opened.bytes.min(reference.bytes), expected, found));
+            return Err(StoreError::corrupt(
+                &opened.path,
+                opened.bytes.min(reference.bytes),
+                expected,
+                found,
+            ));
         }
         Ok(opened)
     }
@@ -130,7 +143,11 @@ impl Stored<'_> {
     }
 
     /// The table for a stored state, by name.
-    fn table_of(&self, wanted: &[KeyedStateMeta], stored: &KeyedStateMeta) -> Result<Option<u16>, StoreError> {
+    fn table_of(
+        &self,
+        wanted: &[KeyedStateMeta],
+        stored: &KeyedStateMeta,
+    ) -> Result<Option<u16>, StoreError> {
         let Some(table) = wanted.iter().position(|wanted| wanted.name == stored.name) else {
             if self.allow_unmatched {
                 return Ok(None);
@@ -141,7 +158,8 @@ impl Stored<'_> {
                 stored.name
             )));
         };
-        let parts = [("key", &stored.key, &wanted[table].key), ("value", &stored.value, &wanted[table].value)];
+        let parts =
+            [("key", &stored.key, &wanted[table].key), ("value", &stored.value, &wanted[table].value)];
         for (part, stored_schema, wanted_schema) in parts {
             if stored_schema != wanted_schema {
                 return Err(StoreError::Incompatible(format!(
@@ -174,7 +192,11 @@ impl Stored<'_> {
         }
         // A segment may hold states that the operator has dropped since: only the manifest's states must fit.
         let table = |meta: &KeyedStateMeta| {
-            if self.metas.iter().any(|listed| listed.name == meta.name) { self.table_of(wanted, meta) } else { Ok(None) }
+            if self.metas.iter().any(|listed| listed.name == meta.name) {
+                self.table_of(wanted, meta)
+            } else {
+                Ok(None)
+            }
         };
         let states: Vec<Option<u16>> = segment.states().iter().map(table).collect::<Result<_, _>>()?;
         let blocks = segment
@@ -202,7 +224,10 @@ impl Stored<'_> {
         let reader = SegmentReader::open(file, &path)?;
         let table = |state: u16| segment.tables[usize::from(state)];
         reader.read_blocks(
-            |block| groups.contains(&block.group) && table(block.state).is_some_and(|table| needed(table, block.group)),
+            |block| {
+                groups.contains(&block.group)
+                    && table(block.state).is_some_and(|table| needed(table, block.group))
+            },
             |block, rows| {
                 let table = usize::from(table(block.state).expect("only blocks of known states are wanted"));
                 tables.table(table).restore_rows(block.group, &rows).map_err(|error| {
@@ -219,7 +244,11 @@ impl Stored<'_> {
 fn describe(schema: &Schema) -> String {
     let list = |parts: &[Schema]| parts.iter().map(describe).collect::<Vec<_>>().join(", ");
     let fields = |fields: &[crate::codec::Field]| {
-        fields.iter().map(|field| format!("{}: {}", field.name, describe(&field.schema))).collect::<Vec<_>>().join(", ")
+        fields
+            .iter()
+            .map(|field| format!("{}: {}", field.name, describe(&field.schema)))
+            .collect::<Vec<_>>()
+            .join(", ")
     };
     match schema {
         Schema::Primitive(name) => name.clone(),
@@ -227,8 +256,12 @@ fn describe(schema: &Schema) -> String {
         Schema::Seq(inner) => format!("Vec<{}>", describe(inner)),
         Schema::Map(key, value) => format!("Map<{}, {}>", describe(key), describe(value)),
         Schema::Tuple(parts) => format!("({})", list(parts)),
-        Schema::Struct { name, version, fields: parts } => format!("{name} version {version} {{ {} }}", fields(parts)),
-        Schema::Enum { name, version, variants } => format!("enum {name} version {version} {{ {} }}", fields(variants)),
+        Schema::Struct { name, version, fields: parts } => {
+            format!("{name} version {version} {{ {} }}", fields(parts))
+        }
+        Schema::Enum { name, version, variants } => {
+            format!("enum {name} version {version} {{ {} }}", fields(variants))
+        }
         Schema::Postcard(inner) => describe(inner),
     }
 }

@@ -56,7 +56,14 @@ impl Epochs {
         let label = CLEAN + 1;
         let mut epoch_of = [0; LABELS];
         epoch_of[usize::from(label)] = 1;
-        Epochs { now: 1, label, epoch_of, in_use: 1 << CLEAN | 1 << label, completed: 0, outstanding: Vec::new() }
+        Epochs {
+            now: 1,
+            label,
+            epoch_of,
+            in_use: 1 << CLEAN | 1 << label,
+            completed: 0,
+            outstanding: Vec::new(),
+        }
     }
 
     /// The label of changes made now.

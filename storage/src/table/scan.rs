@@ -347,7 +347,11 @@ impl<K: Key, V: Data> StateTable for ValueTable<K, V> {
     fn restore_rows(&mut self, group: KeyGroup, rows: &Rows) -> Result<(), DecodeError> {
         fn whole<T: Data>(mut bytes: &[u8]) -> Result<T, DecodeError> {
             let value = T::decode(&mut bytes)?;
-            if bytes.is_empty() { Ok(value) } else { Err(DecodeError(format!("{} bytes are left over", bytes.len()))) }
+            if bytes.is_empty() {
+                Ok(value)
+            } else {
+                Err(DecodeError(format!("{} bytes are left over", bytes.len())))
+            }
         }
         let mut keys = Vec::with_capacity(rows.len());
         for row in 0..rows.len() {
@@ -367,4 +371,3 @@ impl<K: Key, V: Data> StateTable for ValueTable<K, V> {
         Ok(())
     }
 }
-

@@ -61,7 +61,10 @@ impl<K: Key, V: Data> ValueTable<K, V> {
     /// # Panics
     /// When `range` is not within `groups`.
     pub fn new(name: impl Into<String>, groups: KeyGroups, range: Range<KeyGroup>) -> Self {
-        assert!(range.start <= range.end && range.end <= groups.count(), "{range:?} is not within the key groups");
+        assert!(
+            range.start <= range.end && range.end <= groups.count(),
+            "{range:?} is not within the key groups"
+        );
         let vacant = Bucket::allocate(0, 0, 0);
         let epochs = Epochs::new();
         ValueTable {
@@ -142,7 +145,13 @@ impl<K: Key, V: Data> ValueTable<K, V> {
     ///
     /// When `change` panics, the entry keeps what it has done so far.
     #[inline]
-    pub fn update<R>(&mut self, hash: u64, key: &K, make: impl FnOnce() -> V, change: impl FnOnce(&mut V) -> R) -> R {
+    pub fn update<R>(
+        &mut self,
+        hash: u64,
+        key: &K,
+        make: impl FnOnce() -> V,
+        change: impl FnOnce(&mut V) -> R,
+    ) -> R {
         let bucket = self.directory[self.position(hash)];
         // SAFETY: buckets in the directory are not freed.
         let probe = unsafe { bucket.find(hash, key) };
@@ -228,7 +237,7 @@ impl<K: Key, V: Data> ValueTable<K, V> {
 
     /// Stamps live slot `i` as changed, after the running scan has what it needs of it.
     #[inline]
-    fn touch_found<'a>(&'a mut self, hash: u64, bucket: Bucket<K, V>, i: usize, stamp: Stamp) -> &'a mut V {
+    fn touch_found(&mut self, hash: u64, bucket: Bucket<K, V>, i: usize, stamp: Stamp) -> &mut V {
         // SAFETY: the caller found slot `i` alive with this stamp; the value is borrowed as long as the table.
         unsafe {
             if stamp & LABEL != self.now {
@@ -242,7 +251,7 @@ impl<K: Key, V: Data> ValueTable<K, V> {
     }
 
     /// Inserts a key that a probe has not found alive.
-    fn insert_absent<'a>(&'a mut self, hash: u64, key: &K, probe: Probe, value: V) -> &'a mut V {
+    fn insert_absent(&mut self, hash: u64, key: &K, probe: Probe, value: V) -> &mut V {
         let bucket = self.directory[self.position(hash)];
         // SAFETY: buckets in the directory are not freed; the probe is of this bucket and nothing has changed since.
         unsafe {
