@@ -237,7 +237,7 @@ impl<K: Key, V: Data> ValueTable<K, V> {
 
     /// Stamps live slot `i` as changed, after the running scan has what it needs of it.
     #[inline]
-    fn touch_found<'a>(&'a mut self, hash: u64, bucket: Bucket<K, V>, i: usize, stamp: Stamp) -> &'a mut V {
+    fn touch_found(&mut self, hash: u64, bucket: Bucket<K, V>, i: usize, stamp: Stamp) -> &mut V {
         // SAFETY: the caller found slot `i` alive with this stamp; the value is borrowed as long as the table.
         unsafe {
             if stamp & LABEL != self.now {
@@ -251,7 +251,7 @@ impl<K: Key, V: Data> ValueTable<K, V> {
     }
 
     /// Inserts a key that a probe has not found alive.
-    fn insert_absent<'a>(&'a mut self, hash: u64, key: &K, probe: Probe, value: V) -> &'a mut V {
+    fn insert_absent(&mut self, hash: u64, key: &K, probe: Probe, value: V) -> &mut V {
         let bucket = self.directory[self.position(hash)];
         // SAFETY: buckets in the directory are not freed; the probe is of this bucket and nothing has changed since.
         unsafe {
