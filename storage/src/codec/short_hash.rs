@@ -1,7 +1,7 @@
 //! XXH3-64 (seed 0) of inputs of exactly 4, 8 and 9 to 16 bytes, written out so that it inlines into a loop over keys.
 //!
-//! Always true: equal to the library's result for the same bytes; that function decides by length, and is called rather
-//! than inlined. After the XXH3 specification (Yann Collet, xxHash 0.8), sections for 4–8 and 9–16 bytes.
+//! Always true: equal to the library's result for the same bytes. That function chooses by length among many paths; here the
+//! one that a fixed length needs is all there is. After the XXH3 specification (Yann Collet, xxHash 0.8), sections for 4–8 and 9–16 bytes.
 
 /// Bytes 8..56 of the default secret, as little-endian words.
 const SECRET: [u64; 6] = [

@@ -70,15 +70,6 @@ impl<K, V> PartialEq for Bucket<K, V> {
     }
 }
 
-/// Where a probe ended.
-#[derive(Clone, Copy)]
-pub(super) enum Probe {
-    /// At the slot that holds the key, alive or as a tombstone.
-    Found(usize, Stamp),
-    /// At an empty slot.
-    Empty(usize),
-}
-
 impl<K, V> Bucket<K, V> {
     const SLOT_BYTES: usize = size_of::<Slot<K, V>>();
     const HEADER_BYTES: usize = size_of::<Header>().next_multiple_of(align_of::<Slot<K, V>>());
@@ -159,20 +150,17 @@ impl<K, V> Bucket<K, V> {
         unsafe { NonNull::new_unchecked(self.tagged.as_ptr().map_addr(|address| address & !LOG2_MASK)) }
     }
 
-    /// Where the chunk of slot `i` starts.
-    #[inline(always)]
-    fn chunk(self, i: usize) -> *mut u8 {
-        self.start().as_ptr().wrapping_add(Self::HEADER_BYTES + i / CHUNK * Self::CHUNK_BYTES)
-    }
-
     #[inline(always)]
     fn slot(self, i: usize) -> *mut Slot<K, V> {
-        self.chunk(i).wrapping_add(Self::STAMPS_BYTES + i % CHUNK * Self::SLOT_BYTES).cast()
+        // Slots before it, stamps of their chunks, and those of its own; short on the path to the load.
+        let stamps = i / CHUNK * Self::STAMPS_BYTES + Self::STAMPS_BYTES;
+        self.start().as_ptr().wrapping_add(Self::HEADER_BYTES + i * Self::SLOT_BYTES + stamps).cast()
     }
 
     #[inline(always)]
     fn stamp_at(self, i: usize) -> *mut Stamp {
-        self.chunk(i).wrapping_add(i % CHUNK)
+        let chunks = (i & !(CHUNK - 1)) * Self::SLOT_BYTES + i / CHUNK * Self::STAMPS_BYTES;
+        self.start().as_ptr().wrapping_add(Self::HEADER_BYTES + chunks + i % CHUNK)
     }
 
     /// The slot where a probe for `hash` starts. Bits 0..16 choose the key group, the leading ones the bucket.
@@ -249,12 +237,12 @@ impl<K, V> Bucket<K, V> {
         unsafe { (*self.slot(i)).value.assume_init_mut() }
     }
 
-    /// Looks for `key`.
+    /// Looks for `key`: the slot that holds it, alive or as a tombstone, with its stamp; else an empty slot with stamp 0.
     ///
     /// # Safety
     /// The bucket is not freed.
     #[inline(always)]
-    pub unsafe fn find(self, hash: u64, key: &K) -> Probe
+    pub unsafe fn find(self, hash: u64, key: &K) -> (usize, Stamp)
     where
         K: Eq,
     {
@@ -264,11 +252,11 @@ impl<K, V> Bucket<K, V> {
             // SAFETY: `i` is below the capacity; the loop ends, since at least one stamp is 0.
             let stamp = unsafe { self.stamp_at(i).read() };
             if stamp == 0 {
-                return Probe::Empty(i);
+                return (i, 0);
             }
             // SAFETY: the stamp is not 0.
             if unsafe { self.key(i) } == key {
-                return Probe::Found(i, stamp);
+                return (i, stamp);
             }
             i = (i + 1) & mask;
         }
