@@ -20,6 +20,7 @@
 
 #![expect(unsafe_code, reason = "slots are initialised by their stamps, and a probe must not load a header")]
 
+use super::arena::Arena;
 use super::epochs::{Stamp, TOMBSTONE};
 use std::alloc::{Layout, alloc, dealloc, handle_alloc_error};
 use std::marker::PhantomData;
@@ -103,12 +104,21 @@ impl<K, V> Bucket<K, V> {
         Layout::from_size_align(bytes, align).expect("a bucket fits the address space")
     }
 
-    /// A bucket of `1 << log2` empty slots.
-    pub fn allocate(log2: u32, depth: u32, scanned: u64) -> Self {
+    /// An arena for buckets of the largest capacity.
+    pub fn arena() -> Arena {
+        Arena::new(Self::layout(Self::LOG2_MAX))
+    }
+
+    /// A bucket of `1 << log2` empty slots; from `arena` if it has the largest capacity.
+    pub fn allocate(arena: &mut Arena, log2: u32, depth: u32, scanned: u64) -> Self {
         assert!(log2 < LOG2_MASK as u32);
         let layout = Self::layout(log2);
-        // SAFETY: the layout has a size of at least the header's.
-        let start = NonNull::new(unsafe { alloc(layout) }).unwrap_or_else(|| handle_alloc_error(layout));
+        let start = if log2 == Self::LOG2_MAX {
+            arena.take()
+        } else {
+            // SAFETY: the layout has a size of at least the header's.
+            NonNull::new(unsafe { alloc(layout) }).unwrap_or_else(|| handle_alloc_error(layout))
+        };
         // SAFETY: the allocation starts with room for a header, aligned to 64.
         unsafe { start.cast::<Header>().write(Header { scanned, used: 0, depth }) };
         let bucket =
@@ -123,10 +133,15 @@ impl<K, V> Bucket<K, V> {
     /// Frees the memory and drops nothing.
     ///
     /// # Safety
-    /// The bucket was allocated, was not freed, and no copy of the handle is used again.
-    pub unsafe fn free(self) {
-        // SAFETY: `allocate` used this layout; the caller frees once.
-        unsafe { dealloc(self.start().as_ptr(), Self::layout(self.log2())) }
+    /// The bucket was allocated with the same `arena`, was not freed, and no copy of the handle is used again.
+    pub unsafe fn free(self, arena: &mut Arena) {
+        if self.log2() == Self::LOG2_MAX {
+            // SAFETY: `allocate` took it from the arena; the caller frees once.
+            unsafe { arena.give_back(self.start()) }
+        } else {
+            // SAFETY: `allocate` used this layout; the caller frees once.
+            unsafe { dealloc(self.start().as_ptr(), Self::layout(self.log2())) }
+        }
     }
 
     /// Bytes of a bucket's allocation.

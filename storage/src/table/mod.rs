@@ -12,6 +12,7 @@
 //!
 //! Read `epochs` (what a stamp means), `bucket` (memory), `value_table` (entries), `scan` (snapshots), in this order.
 
+mod arena;
 mod bucket;
 mod epochs;
 mod scan;

@@ -12,6 +12,7 @@
 
 #![expect(unsafe_code, reason = "drives buckets, whose handles are pointers")]
 
+use super::arena::Arena;
 use super::bucket::Bucket;
 use super::epochs::{CLEAN, Epochs, FRESH, LABEL, Stamp, TOMBSTONE};
 use super::scan::Scan;
@@ -52,6 +53,7 @@ pub struct ValueTable<K: Key, V: Data> {
     pub(super) name: String,
     pub(super) range: Range<KeyGroup>,
     hashes: Vec<u64>,
+    arena: Arena,
 }
 
 // SAFETY: the table owns its buckets alone, and K and V, as `Data`, can be sent.
@@ -67,7 +69,8 @@ impl<K: Key, V: Data> ValueTable<K, V> {
             range.start <= range.end && range.end <= groups.count(),
             "{range:?} is not within the key groups"
         );
-        let vacant = Bucket::allocate(0, 0, 0);
+        let mut arena = Bucket::<K, V>::arena();
+        let vacant = Bucket::allocate(&mut arena, 0, 0, 0);
         let epochs = Epochs::new();
         ValueTable {
             directory: vec![vacant; range.len()],
@@ -87,6 +90,7 @@ impl<K: Key, V: Data> ValueTable<K, V> {
             name: name.into(),
             range,
             hashes: Vec::new(),
+            arena,
         }
     }
 
@@ -102,7 +106,10 @@ impl<K: Key, V: Data> ValueTable<K, V> {
 
     /// Bytes that the table has allocated, without what keys and values allocate themselves.
     pub fn memory_bytes(&self) -> usize {
-        self.bucket_bytes + self.directory.capacity() * size_of::<Bucket<K, V>>() + self.vacant.memory_bytes()
+        self.bucket_bytes
+            + self.directory.capacity() * size_of::<Bucket<K, V>>()
+            + self.vacant.memory_bytes()
+            + self.arena.slack_bytes()
     }
 
     #[inline(always)]
@@ -316,7 +323,8 @@ impl<K: Key, V: Data> ValueTable<K, V> {
             let position = self.position(hash);
             let bucket = self.directory[position];
             if bucket == self.vacant {
-                let first = Bucket::allocate(LOG2_FIRST.min(Bucket::<K, V>::LOG2_MAX), 0, mark);
+                let first =
+                    Bucket::allocate(&mut self.arena, LOG2_FIRST.min(Bucket::<K, V>::LOG2_MAX), 0, mark);
                 let group = position >> self.depth << self.depth;
                 // The group may hold other buckets, when it lost this one by a purge: take only what is vacant.
                 self.place_first(group, position, first);
@@ -422,7 +430,7 @@ impl<K: Key, V: Data> ValueTable<K, V> {
         let hashes = self.hash_slots(bucket);
         // SAFETY: the bucket is in the directory.
         let (depth, scanned) = unsafe { (bucket.header().depth, bucket.header().scanned) };
-        let new = Bucket::allocate(log2, depth, scanned);
+        let new = Bucket::allocate(&mut self.arena, log2, depth, scanned);
         self.redistribute(position, bucket, &hashes, |_| new);
         let (start, count) = (self.start_of(position, new), self.positions_of(new));
         self.directory[start..start + count].fill(new);
@@ -437,7 +445,7 @@ impl<K: Key, V: Data> ValueTable<K, V> {
         let hashes = self.hash_slots(bucket);
         // SAFETY: the bucket is in the directory.
         let (depth, scanned) = unsafe { (bucket.header().depth, bucket.header().scanned) };
-        let halves = [0; 2].map(|_| Bucket::allocate(bucket.log2(), depth + 1, scanned));
+        let halves = [0; 2].map(|_| Bucket::allocate(&mut self.arena, bucket.log2(), depth + 1, scanned));
         let (start, count) = (self.start_of(position, bucket), self.positions_of(bucket));
         self.redistribute(position, bucket, &hashes, |hash| halves[(hash >> (63 - depth) & 1) as usize]);
         for (half, start) in halves.into_iter().zip([start, start + count / 2]) {
@@ -479,7 +487,7 @@ impl<K: Key, V: Data> ValueTable<K, V> {
             }
         }
         // SAFETY: no directory position leads to the bucket any more.
-        unsafe { bucket.free() };
+        unsafe { bucket.free(&mut self.arena) };
     }
 
     /// Removes a bucket without entries.
@@ -505,15 +513,17 @@ fn limit<K, V>(bucket: Bucket<K, V>) -> usize {
 
 impl<K: Key, V: Data> Drop for ValueTable<K, V> {
     fn drop(&mut self) {
+        // A panic of a key's or value's drop leaks what is left, and frees nothing twice.
+        let mut arena = std::mem::replace(&mut self.arena, Bucket::<K, V>::arena());
         self.for_each_bucket(|bucket| {
             for i in 0..bucket.capacity() {
                 // SAFETY: each bucket comes once, and is not used again.
                 unsafe { bucket.drop_slot(i) };
             }
             // SAFETY: as above.
-            unsafe { bucket.free() };
+            unsafe { bucket.free(&mut arena) };
         });
         // SAFETY: it was allocated with the table, and its slot is empty.
-        unsafe { self.vacant.free() };
+        unsafe { self.vacant.free(&mut arena) };
     }
 }
