@@ -7,6 +7,7 @@
 //! Always true: a worker touches nothing that another one writes, besides rings, its meter (written once per batch) and the stop flag.
 
 use crate::Result;
+use crate::report::{Speed, cpu_time};
 use crate::workload::{key_of, mix};
 use glommio::{ExecutorJoinHandle, LocalExecutorBuilder, Placement, executor, spawn_local, yield_if_needed};
 use rtrb::{Consumer, Producer, RingBuffer};
@@ -48,14 +49,14 @@ struct Shared {
     meters: Vec<Meter>,
 }
 
-/// Counts by key on `workers` cores for a while, and returns the records per second, over all cores, of the time after the warm-up.
+/// Counts by key on `workers` cores for a while, and returns the speed of the time after the warm-up.
 ///
 /// `keys` and `workers` are at least 1. Blocks the caller for `warm_up + measure` and the time that building the tables takes;
 /// the caller's thread sleeps meanwhile.
 ///
 /// # Errors
 /// There are fewer cores than workers, or an executor could not be started (io_uring is missing or forbidden) or died.
-pub fn keyed_count(keys: u64, warm_up: Duration, measure: Duration, workers: usize) -> Result<f64> {
+pub fn keyed_count(keys: u64, warm_up: Duration, measure: Duration, workers: usize) -> Result<Speed> {
     let cores = crate::report::allowed_cores()?;
     if cores.len() < workers {
         return Err(
@@ -81,14 +82,18 @@ pub fn keyed_count(keys: u64, warm_up: Duration, measure: Duration, workers: usi
     drop(ready);
     // A worker that dies drops its sender, so this ends whatever happens.
     let started = all_ready.iter().take(workers).count() == workers;
-    let rate = if started && failure.is_none() {
+    let speed = if started && failure.is_none() {
         std::thread::sleep(warm_up);
-        let (start, before) = (Instant::now(), counted(&shared));
+        let (start, cpu_start, before) = (Instant::now(), cpu_time(), counted(&shared));
         std::thread::sleep(measure);
-        let (elapsed, after) = (start.elapsed(), counted(&shared));
-        (after - before) as f64 / elapsed.as_secs_f64()
+        let (elapsed, cpu_elapsed, after) = (start.elapsed(), cpu_time() - cpu_start, counted(&shared));
+        let records = (after - before) as f64;
+        Speed {
+            records_per_s: records / elapsed.as_secs_f64(),
+            records_per_cpu_s: records / cpu_elapsed.as_secs_f64(),
+        }
     } else {
-        0.0
+        Speed { records_per_s: 0.0, records_per_cpu_s: 0.0 }
     };
     shared.stop.store(true, Ordering::Relaxed);
     for handle in handles {
@@ -98,7 +103,7 @@ pub fn keyed_count(keys: u64, warm_up: Duration, measure: Duration, workers: usi
     }
     match failure {
         Some(error) => Err(error),
-        None => Ok(rate),
+        None => Ok(speed),
     }
 }
 

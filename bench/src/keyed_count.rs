@@ -4,11 +4,14 @@
 //! Runs of the engine and of the hand-written loop take turns, and which goes first alternates, so that both see the same drift of the
 //! machine. The ratio is the median of the ratios of neighbours.
 
-use crate::report::{Report, summarise};
+use crate::report::{CheckpointFolder, Report, Speed, summarise};
+use crate::workload::key_of;
 use crate::{Result, handwritten, parse_duration, report};
 use clap::ValueEnum;
 use serde::Serialize;
-use std::time::Duration;
+use std::time::{Duration, Instant};
+use thalweg::connector::{CountingSink, GeneratorSource};
+use thalweg::{CheckpointMode, Dataflow, Engine};
 
 /// Name of the scenario, in rows and file names.
 const SCENARIO: &str = "keyed-count";
@@ -89,16 +92,79 @@ pub struct EngineRun {
     pub workers: usize,
 }
 
-/// Runs keyed count on the engine; returns the records per second, over all workers, of the time after the warm-up.
+/// What a run of the engine came to.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+pub struct EngineFigures {
+    /// Records per second, over all workers, of the time after the warm-up.
+    pub records_per_s: f64,
+    /// The same per second of processor time, of all threads of the process.
+    pub records_per_cpu_s: f64,
+    /// Checkpoints completed within the measured time.
+    pub checkpoints: u64,
+    /// Mean size of the state that these wrote, in bytes; of the last ten at most.
+    pub checkpoint_bytes: u64,
+}
+
+/// Runs keyed count on the engine.
+///
+/// Checkpoints go to a folder below the target folder, which is removed afterwards. Blocks the caller for the warm-up, the
+/// measured time, and as long as the job takes to start and to be cancelled.
 ///
 /// # Errors
-/// The engine cannot run the scenario, or the job failed.
-pub fn engine_keyed_count(run: &EngineRun) -> Result<f64> {
-    Err(format!(
-        "the engine cannot run {SCENARIO} yet ({:?}, checkpoints {:?} every {:?}); --handwritten-only measures the loop alone",
-        run.backend, run.mode, run.interval
-    )
-    .into())
+/// The engine cannot run the scenario, or the job failed or restarted.
+pub fn engine_keyed_count(run: &EngineRun) -> Result<EngineFigures> {
+    if run.backend == Backend::Log {
+        return Err("the engine has no log-structured store yet: use --backend hashmap".into());
+    }
+    let folder = CheckpointFolder::create(SCENARIO)?;
+    let mut builder = Engine::builder().workers(run.workers);
+    if let Some(mode) = run.mode.checkpoint_mode() {
+        builder = builder.checkpoint_dir(&folder.0).checkpoint_interval(run.interval).checkpoint_mode(mode);
+    }
+    let engine = builder.build()?;
+    let keys = run.keys;
+    let sink = CountingSink::new();
+    let flow = Dataflow::new(SCENARIO);
+    flow.source("numbers", GeneratorSource::new(None, move |number| key_of(number, keys)))
+        .key_by(|key: &u64| *key)
+        .count("count")
+        .sink("sink", sink.clone());
+    let job = engine.run(flow)?;
+    std::thread::sleep(run.warm_up);
+    let before = job.metrics().checkpoints;
+    let (start, cpu_start, counted) = (Instant::now(), report::cpu_time(), sink.count());
+    std::thread::sleep(run.measure);
+    let (elapsed, cpu_elapsed) = (start.elapsed(), report::cpu_time() - cpu_start);
+    let records = (sink.count() - counted) as f64;
+    let after = job.metrics().checkpoints;
+    job.cancel();
+    match job.wait() {
+        Ok(()) | Err(thalweg::Error::Cancelled) => {}
+        Err(error) => return Err(error.into()),
+    }
+    if after.restarts > 0 {
+        return Err(format!("the job restarted: {:?}", after.history).into());
+    }
+    let checkpoints = after.completed - before.completed;
+    let sizes: Vec<u64> =
+        after.history.iter().rev().take(checkpoints as usize).map(|c| c.state_bytes).collect();
+    Ok(EngineFigures {
+        records_per_s: records / elapsed.as_secs_f64(),
+        records_per_cpu_s: records / cpu_elapsed.as_secs_f64(),
+        checkpoints,
+        checkpoint_bytes: sizes.iter().sum::<u64>() / (sizes.len() as u64).max(1),
+    })
+}
+
+impl Mode {
+    fn checkpoint_mode(self) -> Option<CheckpointMode> {
+        match self {
+            Mode::Off => None,
+            Mode::Aligned => Some(CheckpointMode::Aligned),
+            Mode::Unaligned => Some(CheckpointMode::Unaligned),
+            Mode::AtLeastOnce => Some(CheckpointMode::AtLeastOnce),
+        }
+    }
 }
 
 /// One line of the report.
@@ -120,14 +186,19 @@ struct Row {
     /// Median of the ratios of neighbouring runs.
     ratio: Option<f64>,
     ratio_spread: Option<f64>,
+    /// As `ratio`, but of the records per second of processor time: what is left of other programs' influence.
+    cpu_ratio: Option<f64>,
+    /// Checkpoints completed within the measured time of one run, and the mean bytes of state of each; medians.
+    checkpoints: Option<f64>,
+    checkpoint_bytes: Option<f64>,
     samples: Vec<Sample>,
 }
 
 /// One run of each side, side by side.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
 struct Sample {
-    records_per_s: Option<f64>,
-    handwritten_records_per_s: f64,
+    engine: Option<EngineFigures>,
+    handwritten: Speed,
 }
 
 /// Runs the scenario for every number of keys and reports a row for each.
@@ -169,27 +240,31 @@ pub fn run(options: &Options) -> Result<()> {
 /// Runs both sides once. Who goes first alternates with the index.
 fn sample(
     index: u32,
-    by_hand: impl FnOnce() -> Result<f64>,
-    by_engine: impl FnOnce() -> Result<Option<f64>>,
+    by_hand: impl FnOnce() -> Result<Speed>,
+    by_engine: impl FnOnce() -> Result<Option<EngineFigures>>,
 ) -> Result<Sample> {
-    let (records_per_s, handwritten_records_per_s) = if index.is_multiple_of(2) {
+    let (engine, handwritten) = if index.is_multiple_of(2) {
         let first = by_hand()?;
         (by_engine()?, first)
     } else {
         (by_engine()?, by_hand()?)
     };
-    Ok(Sample { records_per_s, handwritten_records_per_s })
+    Ok(Sample { engine, handwritten })
 }
 
 fn row(options: &Options, run: &EngineRun, samples: Vec<Sample>) -> Row {
-    let by_hand: Vec<f64> = samples.iter().map(|sample| sample.handwritten_records_per_s).collect();
-    let by_engine: Vec<f64> = samples.iter().filter_map(|sample| sample.records_per_s).collect();
-    let ratios: Vec<f64> = samples
-        .iter()
-        .filter_map(|sample| Some(sample.records_per_s? / sample.handwritten_records_per_s))
-        .collect();
+    let of_engines = |figure: fn(&EngineFigures) -> f64| {
+        summarise(&samples.iter().filter_map(|sample| sample.engine.as_ref().map(figure)).collect::<Vec<_>>())
+    };
+    let of_pairs = |ratio: fn(&EngineFigures, &Speed) -> f64| {
+        let ratios = samples.iter().filter_map(|s| Some(ratio(s.engine.as_ref()?, &s.handwritten)));
+        summarise(&ratios.collect::<Vec<_>>())
+    };
+    let by_hand: Vec<f64> = samples.iter().map(|sample| sample.handwritten.records_per_s).collect();
     let by_hand = summarise(&by_hand).expect("there is at least one run");
-    let (by_engine, ratio) = (summarise(&by_engine), summarise(&ratios));
+    let by_engine = of_engines(|engine| engine.records_per_s);
+    let ratio = of_pairs(|engine, by_hand| engine.records_per_s / by_hand.records_per_s);
+    let cpu_ratio = of_pairs(|engine, by_hand| engine.records_per_cpu_s / by_hand.records_per_cpu_s);
     Row {
         scenario: SCENARIO,
         keys: run.keys,
@@ -206,6 +281,9 @@ fn row(options: &Options, run: &EngineRun, samples: Vec<Sample>) -> Row {
         handwritten_spread: by_hand.spread,
         ratio: ratio.map(|summary| summary.median),
         ratio_spread: ratio.map(|summary| summary.spread),
+        cpu_ratio: cpu_ratio.map(|summary| summary.median),
+        checkpoints: of_engines(|engine| engine.checkpoints as f64).map(|summary| summary.median),
+        checkpoint_bytes: of_engines(|engine| engine.checkpoint_bytes as f64).map(|summary| summary.median),
         samples,
     }
 }
@@ -233,6 +311,14 @@ mod tests {
         Line::parse_from([&["bench"], arguments].concat()).options
     }
 
+    fn speed(records_per_s: f64) -> Speed {
+        Speed { records_per_s, records_per_cpu_s: records_per_s / 2.0 }
+    }
+
+    fn figures(records_per_s: f64) -> EngineFigures {
+        EngineFigures { records_per_s, records_per_cpu_s: 1.0, checkpoints: 3, checkpoint_bytes: 100 }
+    }
+
     fn engine_run(mode: Mode) -> EngineRun {
         EngineRun {
             keys: 10,
@@ -257,13 +343,13 @@ mod tests {
         for index in 0..3 {
             let by_hand = || {
                 order.borrow_mut().push('h');
-                Ok(2.0)
+                Ok(speed(2.0))
             };
             let by_engine = || {
                 order.borrow_mut().push('e');
-                Ok(Some(1.0))
+                Ok(Some(figures(1.0)))
             };
-            let expected = Sample { records_per_s: Some(1.0), handwritten_records_per_s: 2.0 };
+            let expected = Sample { engine: Some(figures(1.0)), handwritten: speed(2.0) };
             assert_eq!(sample(index, by_hand, by_engine).expect("both run"), expected);
         }
         assert_eq!(order.into_inner(), "heehhe");
@@ -272,10 +358,8 @@ mod tests {
     #[test]
     fn the_ratio_is_the_median_of_neighbours_not_the_ratio_of_medians() {
         let pairs = [(10.0, 100.0), (60.0, 120.0), (90.0, 100.0)];
-        let samples = pairs.map(|(engine, by_hand)| Sample {
-            records_per_s: Some(engine),
-            handwritten_records_per_s: by_hand,
-        });
+        let samples = pairs
+            .map(|(engine, by_hand)| Sample { engine: Some(figures(engine)), handwritten: speed(by_hand) });
         let row = row(&options(&[]), &engine_run(Mode::Unaligned), samples.to_vec());
         assert_eq!((row.records_per_s, row.handwritten_records_per_s), (Some(60.0), 100.0));
         assert_eq!(row.ratio, Some(0.5));
@@ -284,8 +368,30 @@ mod tests {
     }
 
     #[test]
+    fn a_run_with_checkpoints_counts_records_and_leaves_no_files() {
+        let folder = report::target_folder().join("bench");
+        let run = EngineRun {
+            backend: Backend::Hashmap,
+            interval: Duration::from_millis(50),
+            workers: 1,
+            ..engine_run(Mode::Unaligned)
+        };
+        let figures = engine_keyed_count(&run).expect("the engine runs");
+        assert!(figures.records_per_s > 0.0 && figures.records_per_cpu_s > 0.0, "{figures:?}");
+        let own = format!("{SCENARIO}-{}", std::process::id());
+        let left = std::fs::read_dir(folder).into_iter().flatten().flatten();
+        assert_eq!(left.filter(|entry| entry.file_name().to_string_lossy().starts_with(&own)).count(), 0);
+    }
+
+    #[test]
+    fn the_log_backend_is_refused_with_a_way_out() {
+        let error = engine_keyed_count(&engine_run(Mode::Off)).expect_err("there is no such backend");
+        assert!(error.to_string().contains("--backend hashmap"), "{error}");
+    }
+
+    #[test]
     fn a_run_of_the_loop_alone_has_no_ratio_and_names_no_backend() {
-        let samples = vec![Sample { records_per_s: None, handwritten_records_per_s: 5.0 }];
+        let samples = vec![Sample { engine: None, handwritten: speed(5.0) }];
         let row = row(&options(&["--handwritten-only"]), &engine_run(Mode::Off), samples);
         assert!(
             row.ratio.is_none() && row.backend.is_none() && row.handwritten_records_per_s == 5.0,

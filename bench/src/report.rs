@@ -8,7 +8,8 @@ use serde::Serialize;
 use std::fs::File;
 use std::io::Write;
 use std::path::PathBuf;
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 /// Where a benchmark ran.
 #[derive(Clone, Debug, Serialize)]
@@ -121,8 +122,49 @@ fn unix_s() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |age| age.as_secs())
 }
 
+/// How fast one run was.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+pub struct Speed {
+    /// Records per second, over all workers.
+    pub records_per_s: f64,
+    /// Records per second of processor time, of all threads of the process.
+    pub records_per_cpu_s: f64,
+}
+
+/// Processor time that all threads of this process have used.
+pub fn cpu_time() -> Duration {
+    let time = rustix::time::clock_gettime(rustix::time::ClockId::ProcessCPUTime);
+    Duration::new(time.tv_sec as u64, time.tv_nsec as u32)
+}
+
+/// A folder for the checkpoints of one run, removed when dropped.
+pub struct CheckpointFolder(pub PathBuf);
+
+impl CheckpointFolder {
+    /// Makes a folder of this process below `target/bench`.
+    ///
+    /// # Errors
+    /// It could not be made.
+    pub fn create(scenario: &str) -> Result<CheckpointFolder> {
+        static COUNT: AtomicU32 = AtomicU32::new(0);
+        let count = COUNT.fetch_add(1, Ordering::Relaxed);
+        let name = format!("{scenario}-{}-{count}", std::process::id());
+        let path = target_folder().join("bench").join(name);
+        std::fs::create_dir_all(&path).map_err(|error| format!("cannot make {}: {error}", path.display()))?;
+        Ok(CheckpointFolder(path))
+    }
+}
+
+impl Drop for CheckpointFolder {
+    fn drop(&mut self) {
+        if let Err(error) = std::fs::remove_dir_all(&self.0) {
+            eprintln!("thalweg-bench: {} is left over: {error}", self.0.display());
+        }
+    }
+}
+
 /// Cargo's target folder: the one that the environment names, else the workspace's.
-fn target_folder() -> PathBuf {
+pub fn target_folder() -> PathBuf {
     std::env::var_os("CARGO_TARGET_DIR")
         .map_or_else(|| PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/../target")), PathBuf::from)
 }
