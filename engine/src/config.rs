@@ -1,9 +1,21 @@
 //! Settings of an engine. Names and defaults are Apache Flink's where it has the setting.
 
-use crate::control::CheckpointMode;
 use crate::error::Error;
 use std::path::PathBuf;
 use std::time::Duration;
+
+/// How checkpoints treat the data that lies between the tasks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum CheckpointMode {
+    /// Exactly once: a task waits until every input has reached the barrier; in-flight data are processed first.
+    Aligned,
+    /// Exactly once: the barrier overtakes in-flight data, which become part of the checkpoint.
+    Unaligned,
+    /// Aligned, until this much time since the trigger has passed; then unaligned.
+    AlignedWithTimeout(Duration),
+    /// At least once: nothing waits, nothing is captured; records may be processed twice after a restore.
+    AtLeastOnce,
+}
 
 /// A time span as people write it (`"500ms"`, `"3min"`) or as a [`Duration`].
 ///

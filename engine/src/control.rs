@@ -1,7 +1,8 @@
 //! What workers and the coordinator say to each other. Neither knows the other; both know these messages.
 
-pub use crate::barrier::CheckpointMode;
 use crate::clock::Nanos;
+pub use crate::config::CheckpointMode;
+pub use crate::error::TaskFailure;
 use crate::task::Task;
 use std::sync::Arc;
 use thalweg_storage::manifest::{ChannelState, KeyedStateMeta, SubtaskState};
@@ -73,19 +74,6 @@ pub struct SnapshotStats {
     pub in_flight_records: u64,
     /// True when the task snapshotted without alignment.
     pub unaligned: bool,
-}
-
-/// Why a task failed.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct TaskFailure {
-    /// Uid of the operator that failed, or the name of its chain.
-    pub operator: String,
-    /// The partition (subtask index).
-    pub partition: u32,
-    /// The error's or panic's message.
-    pub message: String,
-    /// True when output may have been lost: the job must stop instead of restarting.
-    pub fatal: bool,
 }
 
 /// From a task or worker to the coordinator.

@@ -49,3 +49,25 @@ pub enum Error {
     #[error("the checkpoint did not complete: {0}")]
     CheckpointFailed(String),
 }
+
+/// An error of user or connector code.
+pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
+
+/// The error of a sink whose prepared or checkpointed output is gone: the job must stop, since a restart would hide
+/// the loss. Any other error of a writer restarts the attempt.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub struct OutputLost(pub String);
+
+/// Why a task failed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TaskFailure {
+    /// Uid of the operator that failed, or the name of its chain.
+    pub operator: String,
+    /// The partition (subtask index).
+    pub partition: u32,
+    /// The error's or panic's message.
+    pub message: String,
+    /// True when output may have been lost: the job must stop instead of restarting.
+    pub fatal: bool,
+}

@@ -58,22 +58,9 @@ mod tests;
 
 pub use gate::Gate;
 
+pub use crate::config::CheckpointMode;
 pub use crate::ring::{Announcement, BarrierMode, Look, Mark, Visible};
-use std::time::Duration;
 use thalweg_storage::CheckpointId;
-
-/// How checkpoints treat the data that lies between the tasks.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum CheckpointMode {
-    /// Exactly once: a task waits until every input has reached the barrier; in-flight data are processed first.
-    Aligned,
-    /// Exactly once: the barrier overtakes in-flight data, which become part of the checkpoint.
-    Unaligned,
-    /// Aligned, until this much time since the trigger has passed; then unaligned.
-    AlignedWithTimeout(Duration),
-    /// At least once: nothing waits, nothing is captured; records may be processed twice after a restore.
-    AtLeastOnce,
-}
 
 /// Whether a channel's in-flight data may be captured.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -22,19 +22,11 @@ pub use pull::{Egress, PullSink};
 pub use push::{Ingress, PushSource};
 
 use crate::clock::Nanos;
+pub use crate::error::{BoxError, OutputLost};
 use std::sync::Arc;
 use thalweg_storage::io::DiskHandle;
 use thalweg_storage::manifest::Committable;
 use thalweg_storage::{AttemptId, CheckpointId, Data};
-
-/// An error of user or connector code.
-pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
-
-/// The error of a sink whose prepared or checkpointed output is gone: the job must stop, since a restart would hide
-/// the loss. Any other error of a writer restarts the attempt.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{0}")]
-pub struct OutputLost(pub String);
 
 /// What a source reader or a sink writer knows of its surroundings.
 #[derive(Clone)]

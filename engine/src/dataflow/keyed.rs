@@ -72,7 +72,6 @@ where
 
     /// Processes records with access to the state of their key: `function` gets the key, the record, the states of
     /// `spec` and a collector.
-    #[expect(clippy::type_complexity, reason = "a fused chain is its type")]
     pub fn process<S, U, F>(
         self,
         name: impl Into<OperatorName>,

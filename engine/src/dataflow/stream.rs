@@ -4,7 +4,7 @@ use super::connected::Connected;
 use super::{DataStream, GraphRef, KeyedStream, OperatorName, Reserved};
 use crate::connector::{BoxError, Sink, Source};
 use crate::graph::{
-    ChainFactory, EdgeHead, Head, InputPlan, OutputEnd, OutputRef, SinkEnd, SourceHead, TaskContext, VertexId,
+    ChainFactory, ConnectSide, EdgeHead, Head, InputPlan, OutputEnd, OutputRef, SinkEnd, SourceHead, VertexId,
 };
 use crate::operator::{Collector, Identity, Link, Then};
 use crate::operators::{
@@ -25,7 +25,7 @@ pub struct Stream<H: Head, L: Link<H::Out>> {
     names: Vec<String>,
     parallelism: Option<u32>,
     vertex: Reserved,
-    sides: Vec<Box<dyn Fn(&mut TaskContext) + Send>>,
+    sides: Vec<ConnectSide>,
 }
 
 impl<H: Head, L: Link<H::Out>> Stream<H, L> {
@@ -135,6 +135,7 @@ impl<H: Head, L: Link<H::Out>> Stream<H, L> {
     }
 
     /// Processes records into a main and a side output.
+    #[expect(clippy::type_complexity, reason = "a fused chain is its type")]
     pub fn process_with_side_output<U, S, F>(
         mut self,
         name: impl Into<OperatorName>,

@@ -189,6 +189,9 @@ pub trait End<T>: Send + 'static {
     fn stage(&self, context: &mut TaskContext) -> Result<Self::Stage, Failure>;
 }
 
+/// Puts the edges of a side output where the stage that feeds them finds them.
+pub type ConnectSide = Box<dyn Fn(&mut TaskContext) + Send>;
+
 /// A complete chain: makes its tasks from pristine clones.
 pub struct ChainFactory<H, L, E> {
     /// Where records come from.
@@ -198,7 +201,7 @@ pub struct ChainFactory<H, L, E> {
     /// Where records go.
     pub end: E,
     /// Side outputs: each puts its edges into its slot before the chain is made.
-    pub sides: Vec<Box<dyn Fn(&mut TaskContext) + Send>>,
+    pub sides: Vec<ConnectSide>,
 }
 
 impl<H: Head, L: Link<H::Out>, E: End<L::Out>> BuildTask for ChainFactory<H, L, E> {
@@ -401,7 +404,7 @@ impl<A: Data, B: Data, O: TwoLink<A, B>> Head for ConnectHead<A, B, O> {
         let stage = self.operator.clone().bind(&mut context.bind, stage)?;
         let mut kinds = Vec::new();
         let first = Inputs::new(context.channels::<A>(&self.edges.0, &mut kinds), 0);
-        let second = Inputs::new(context.channels::<B>(&self.edges.1, &mut kinds), first.len());
+        let second = Inputs::new(context.channels::<B>(&self.edges.1, &mut kinds), first.count());
         context.task(TwoInput { first, second, stage, second_first: false }, Gate::new(kinds))
     }
 }

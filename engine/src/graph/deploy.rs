@@ -316,7 +316,10 @@ struct InFlight {
 
 /// Channel ends by vertex, partition and side, until the tasks take them.
 #[derive(Default)]
-struct Ends(BTreeMap<(usize, u32, bool), HashMap<super::EdgeId, Box<dyn Any + Send>>>);
+struct Ends(BTreeMap<(usize, u32, bool), EndsOfTask>);
+
+/// Channel ends of one side of a task, by edge.
+type EndsOfTask = HashMap<super::EdgeId, Box<dyn Any + Send>>;
 
 impl Ends {
     fn put(

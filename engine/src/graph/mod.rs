@@ -8,7 +8,7 @@ mod deploy;
 mod edge;
 
 pub(crate) use build::side_output;
-pub use build::{BuildTask, ChainFactory, End, Head, OutputEnd, SinkEnd, TaskContext};
+pub use build::{BuildTask, ChainFactory, ConnectSide, End, Head, OutputEnd, SinkEnd, TaskContext};
 pub use build::{ConnectHead, EdgeHead, SourceHead};
 pub use deploy::{DeploySettings, GraphDeploy, TaskCounters};
 pub use edge::{InputPlan, KeyPartition, OutputRef, RoundRobin, Ship, WithFunction};

@@ -1,6 +1,6 @@
 //! Where in the job something happens: names the operator and partition in every failure.
 
-use crate::control::TaskFailure;
+use crate::error::{BoxError, OutputLost, TaskFailure};
 use std::cell::RefCell;
 use std::fmt::Display;
 use std::sync::Arc;
@@ -36,7 +36,7 @@ impl Site {
 
     /// A failure of user code, with its chain of causes.
     #[cold]
-    pub fn user_failure(&self, error: crate::connector::BoxError) -> Failure {
+    pub fn user_failure(&self, error: BoxError) -> Failure {
         let mut message = error.to_string();
         let mut cause = error.source();
         while let Some(error) = cause {
@@ -45,7 +45,7 @@ impl Site {
             cause = error.source();
         }
         let mut failure = self.failure(message);
-        failure.fatal = error.is::<crate::connector::OutputLost>();
+        failure.fatal = error.is::<OutputLost>();
         failure
     }
 

@@ -73,7 +73,7 @@ impl<T: Data> Inputs<T> {
     }
 
     /// Number of channels.
-    pub fn len(&self) -> usize {
+    pub fn count(&self) -> usize {
         self.channels.len()
     }
 

@@ -8,7 +8,7 @@
 
 use super::body::Body;
 use super::inputs::Ran;
-use super::part::{ChainTables, Part, PartFiles};
+use super::part::{ChainTables, Part, PartFiles, Taken};
 use super::{Budget, Progress, Task};
 use crate::barrier::Gate;
 use crate::clock::{Clock, Nanos};
@@ -205,16 +205,8 @@ impl<B: Body> OperatorTask<B> {
         self.parts.body.capture_current(&mut self.parts.gate);
         self.timers.retain(|(_, id)| *id != checkpoint);
         let sync_nanos = self.parts.clock.now().since(began).as_nanos() as u64;
-        self.in_progress.push_back(Part::new(
-            trigger,
-            now,
-            sync_nanos,
-            ready.unaligned(),
-            finished,
-            chain.operators,
-            outbox,
-            keyed,
-        ));
+        let taken = Taken { at: now, sync_nanos, unaligned: ready.unaligned(), finished };
+        self.in_progress.push_back(Part::new(trigger, taken, chain.operators, outbox, keyed));
         Ok(())
     }
 

@@ -35,13 +35,23 @@ pub struct PartFiles {
     pub attempt: AttemptId,
 }
 
+/// How the synchronous step went.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Taken {
+    /// When.
+    pub at: Nanos,
+    /// How long it took, in nanoseconds.
+    pub sync_nanos: u64,
+    /// Without alignment.
+    pub unaligned: bool,
+    /// By a task that had finished.
+    pub finished: bool,
+}
+
 /// A part that is not acknowledged yet.
 pub struct Part {
     pub(super) trigger: Trigger,
-    taken_at: Nanos,
-    unaligned: bool,
-    sync_nanos: u64,
-    finished: bool,
+    taken: Taken,
     operators: Vec<OperatorSnapshot>,
     outbox: Outbox,
     segment: Option<BackgroundFile>,
@@ -78,23 +88,17 @@ impl Tables for ChainTables<'_> {
 }
 
 impl Part {
-    /// A part whose synchronous step has just been taken.
+    /// A part whose synchronous step has just been taken; `keyed` tells whether keyed state is yet to be serialised.
     pub(super) fn new(
         trigger: Trigger,
-        taken_at: Nanos,
-        sync_nanos: u64,
-        unaligned: bool,
-        finished: bool,
+        taken: Taken,
         operators: Vec<OperatorSnapshot>,
         outbox: Outbox,
         keyed: bool,
     ) -> Self {
         Part {
             trigger,
-            taken_at,
-            unaligned,
-            sync_nanos,
-            finished,
+            taken,
             operators,
             outbox,
             segment: None,
@@ -255,14 +259,14 @@ impl Part {
         let inline: usize =
             self.operators.iter().flat_map(|o| &o.operator_state).map(|blob| blob.bytes.len()).sum();
         let stats = SnapshotStats {
-            start_delay_ns: self.taken_at.since(self.trigger.triggered_at).as_nanos() as u64,
-            sync_ns: self.sync_nanos,
-            async_ns: now.since(self.taken_at).as_nanos() as u64,
+            start_delay_ns: self.taken.at.since(self.trigger.triggered_at).as_nanos() as u64,
+            sync_ns: self.taken.sync_nanos,
+            async_ns: now.since(self.taken.at).as_nanos() as u64,
             state_bytes: self.segment_bytes + inline as u64,
             in_flight_records: channels.records,
-            unaligned: self.unaligned,
+            unaligned: self.taken.unaligned,
         };
-        let finished = self.finished;
+        let finished = self.taken.finished;
         let operators = std::mem::take(&mut self.operators)
             .into_iter()
             .map(|operator| {

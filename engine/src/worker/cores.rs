@@ -5,6 +5,13 @@
 //! - with more workers than cores, or than the quota pays for, nothing is pinned: the system schedules them better.
 //!
 //! The parsers are pure; [`Allowed::detect`] reads the files.
+#![cfg_attr(
+    not(test),
+    expect(
+        clippy::disallowed_methods,
+        reason = "asks the kernel about this process, before there is a disk"
+    )
+)]
 
 use std::path::Path;
 

@@ -57,6 +57,10 @@ fn park(core: &WorkerCore, wake_at: Option<Nanos>) {
             }
             timeout = timeout.min(left);
         }
+        #[cfg_attr(
+            not(test),
+            expect(clippy::disallowed_methods, reason = "the run loop of a parked worker itself")
+        )]
         thread::park_timeout(timeout);
         core.link().beat();
         beat = HEARTBEAT_IDLE;

@@ -5,6 +5,10 @@
 //! through [`crate::io::Disk`], because it is no data: nothing is read, written or synced, and the lock must live as
 //! long as the open file, which a disk would hide. The file itself stays: removing it would let two engines lock
 //! two files of one name.
+#![expect(
+    clippy::disallowed_methods,
+    reason = "a lock lives as long as its descriptor, which `Disk` does not show"
+)]
 
 use super::names;
 use crate::error::StoreError;

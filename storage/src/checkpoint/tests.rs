@@ -1,3 +1,5 @@
+//! Claims about checkpoint directories: durability order, faults, kills, retention.
+
 use super::test_disk::{Fault, TestDisk};
 use super::*;
 use crate::manifest::{ChannelOrigin, ChannelState, OperatorState, Payload, SegmentRef, SubtaskState};

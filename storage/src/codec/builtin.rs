@@ -5,6 +5,7 @@
 //! order of their keys, a hash map in the order of its keys' encoded bytes, so that equal values have equal bytes.
 //! These encodings decide key groups: they never change.
 
+use super::short_hash::hash_short;
 use super::{Data, DecodeError, Schema, hash_bytes};
 use std::collections::{BTreeMap, HashMap};
 use std::hash::{BuildHasher, Hash};
@@ -45,6 +46,11 @@ fn decode_length(input: &mut &[u8]) -> Result<usize, DecodeError> {
 #[inline(always)]
 fn hash_fixed<T: Data>(value: &T) -> u64 {
     match T::FIXED_BYTES {
+        Some(bytes) if bytes <= 16 => {
+            let mut buffer = [0; 16];
+            value.encode_fixed(&mut buffer[..bytes]);
+            hash_short(&buffer[..bytes])
+        }
         Some(bytes) if bytes <= STACK_BYTES => {
             let mut buffer = [0; STACK_BYTES];
             value.encode_fixed(&mut buffer[..bytes]);
@@ -83,7 +89,7 @@ macro_rules! number {
 
             #[inline]
             fn key_hash(&self) -> u64 {
-                hash_bytes(&self.to_le_bytes())
+                hash_short(&self.to_le_bytes())
             }
 
             #[inline]
@@ -337,7 +343,7 @@ impl<T: Data, const N: usize> Data for [T; N] {
 
     #[inline]
     fn encode_fixed(&self, out: &mut [u8]) {
-        let bytes = out.len() / N.max(1);
+        let bytes = T::FIXED_BYTES.unwrap_or(0);
         for (i, value) in self.iter().enumerate() {
             value.encode_fixed(&mut out[i * bytes..(i + 1) * bytes]);
         }

@@ -6,6 +6,7 @@
 mod builtin;
 mod macros;
 mod schema;
+mod short_hash;
 #[cfg(test)]
 mod tests;
 

@@ -5,6 +5,7 @@
 //! - each accepted request is completed exactly once, also when the disk is dropped;
 //! - syncs of one file run one after another, so that none can report success after another has swallowed the
 //!   kernel's error.
+#![expect(clippy::disallowed_methods, reason = "this is where `Disk` ends and the file system begins")]
 
 use super::rules::{check_range, complete, not_open, poisoned, zeroed};
 use super::{Completion, Disk, FileId, Reply, Request, local};

@@ -1,3 +1,5 @@
+//! Claims about the manifest's format.
+
 use super::*;
 use crate::codec::Field;
 use crate::error::StoreError;

@@ -39,7 +39,9 @@ pub struct SegmentBuilder {
     /// Number of bytes taken before.
     taken_bytes: u64,
     entries: Vec<Entry>,
+    /// Made for the first block that needs it: that takes longer than all else that begins a file.
     compressor: Option<Compressor<'static>>,
+    zstd_level: i32,
     raw: Vec<u8>,
     finished: bool,
 }
@@ -47,9 +49,6 @@ pub struct SegmentBuilder {
 impl SegmentBuilder {
     /// Starts a file for `states`, whose order gives blocks their state index. Blocks are compressed by zstd at
     /// `zstd_level` where that makes them smaller; level 0 stores them as they are.
-    ///
-    /// # Panics
-    /// When zstd cannot allocate.
     pub fn new(
         checkpoint: CheckpointId,
         attempt: AttemptId,
@@ -67,14 +66,12 @@ impl SegmentBuilder {
         };
         let mut out = header.encode(&states).to_vec();
         out.extend_from_slice(&states);
-        let compressor = (zstd_level != 0).then(|| {
-            Compressor::new(zstd_level).expect("zstd allocates a context of a few hundred kilobytes")
-        });
         SegmentBuilder {
             out,
             taken_bytes: 0,
             entries: Vec::new(),
-            compressor,
+            compressor: None,
+            zstd_level,
             raw: Vec::new(),
             finished: false,
         }
@@ -82,6 +79,9 @@ impl SegmentBuilder {
 
     /// Appends one block of the first rows of `range`, as many as fit, and returns how many they were; none and no block
     /// for an empty range, but see [`SegmentBuilder::empty_base`].
+    ///
+    /// # Panics
+    /// When zstd cannot allocate, and after [`SegmentBuilder::finish`].
     pub fn block(
         &mut self,
         state: u16,
@@ -122,9 +122,10 @@ impl SegmentBuilder {
         let start = self.out.len();
         let stored_at = start + BLOCK_HEADER_BYTES;
         self.out.resize(stored_at, 0);
-        if let Some(compressor) = &mut self.compressor
-            && self.raw.len() >= COMPRESS_BYTES_MIN
-        {
+        if self.zstd_level != 0 && self.raw.len() >= COMPRESS_BYTES_MIN {
+            let compressor = self.compressor.get_or_insert_with(|| {
+                Compressor::new(self.zstd_level).expect("zstd allocates a context of a few hundred kilobytes")
+            });
             // Only room for a result that saves an eighth: zstd gives up when it is full.
             let room = self.raw.len() - self.raw.len() / 8;
             self.out.resize(stored_at + room, 0);

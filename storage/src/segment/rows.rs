@@ -119,7 +119,7 @@ fn split_planes(bytes: &[u8], width: usize, out: &mut Vec<u8>) {
     let start = out.len();
     out.resize(start + bytes.len(), 0);
     let planes = &mut out[start..];
-    if width % 8 == 0 {
+    if width.is_multiple_of(8) {
         // Whole words at a time: the compiler vectorises the shift and the narrowing.
         let words = bytes.as_chunks::<8>().0;
         let per_row = width / 8;
@@ -194,7 +194,7 @@ impl Rows {
     /// When the encoded key or value exceeds [`ROW_BYTES_MAX`].
     #[inline]
     pub fn push<K: crate::Data, V: crate::Data>(&mut self, key: &K, value: Option<&V>) {
-        if self.count % 8 == 0 {
+        if self.count.is_multiple_of(8) {
             self.tombstones.push(0);
         }
         self.keys.push(|out| key.encode_fixed(out), |out| key.encode(out));

@@ -1,10 +1,14 @@
-//! One bucket of a table: a block of slots, a stamp per slot, and a small header, in one allocation.
+//! One bucket of a table: a small header, slots, and a stamp for each slot, in one allocation.
 //!
-//! | bytes              | content                                                          |
-//! |--------------------|------------------------------------------------------------------|
-//! | [`HEADER_BYTES`]   | [`Header`], padded to the alignment of a slot                    |
-//! | capacity × slot    | key and value of each slot                                       |
-//! | capacity           | [`Stamp`] of each slot; a slot is initialised by what it says    |
+//! | bytes     | content                                                                                      |
+//! |-----------|----------------------------------------------------------------------------------------------|
+//! | 16        | [`Header`]                                                                                   |
+//! | each 16   | [`Stamp`]s of 16 slots; a slot is initialised as its stamp says                              |
+//! | 16 × slot | key and value of these slots                                                                 |
+//!
+//! The last two repeat until the capacity is reached; a bucket of fewer slots ends early. So the stamp of a small slot
+//! lies near it, mostly in the same page: an access costs one miss of the address translation, not two. Header
+//! and stamps are padded to the alignment of a slot where that exceeds 16.
 //!
 //! Always true of a bucket between two calls:
 //! - stamp 0: the slot is uninitialised; [`TOMBSTONE`]: its key is initialised; otherwise key and value are;
@@ -27,6 +31,9 @@ pub(super) const BUCKET_BYTES_MAX: usize = 16 << 10;
 
 const ALIGN: usize = 64;
 const LOG2_MASK: usize = ALIGN - 1;
+
+/// Slots that share a run of stamps.
+const CHUNK: usize = 16;
 
 struct Slot<K, V> {
     key: MaybeUninit<K>,
@@ -63,18 +70,11 @@ impl<K, V> PartialEq for Bucket<K, V> {
     }
 }
 
-/// Where a probe ended.
-#[derive(Clone, Copy)]
-pub(super) enum Probe {
-    /// At the slot that holds the key, alive or as a tombstone.
-    Found(usize, Stamp),
-    /// At an empty slot.
-    Empty(usize),
-}
-
 impl<K, V> Bucket<K, V> {
     const SLOT_BYTES: usize = size_of::<Slot<K, V>>();
     const HEADER_BYTES: usize = size_of::<Header>().next_multiple_of(align_of::<Slot<K, V>>());
+    const STAMPS_BYTES: usize = CHUNK.next_multiple_of(align_of::<Slot<K, V>>());
+    const CHUNK_BYTES: usize = Self::STAMPS_BYTES + CHUNK * Self::SLOT_BYTES;
 
     /// Logarithm of the largest capacity that the table chooses on its own.
     pub const LOG2_MAX: u32 = {
@@ -91,8 +91,13 @@ impl<K, V> Bucket<K, V> {
 
     fn layout(log2: u32) -> Layout {
         let align = if align_of::<Slot<K, V>>() > ALIGN { align_of::<Slot<K, V>>() } else { ALIGN };
-        let bytes = (Self::SLOT_BYTES + 1)
-            .checked_mul(1 << log2)
+        let capacity = 1usize << log2;
+        let bytes = if capacity < CHUNK {
+            Some(Self::STAMPS_BYTES + capacity * Self::SLOT_BYTES)
+        } else {
+            Self::CHUNK_BYTES.checked_mul(capacity / CHUNK)
+        };
+        let bytes = bytes
             .and_then(|bytes| bytes.checked_add(Self::HEADER_BYTES))
             .expect("a bucket fits the address space");
         Layout::from_size_align(bytes, align).expect("a bucket fits the address space")
@@ -104,13 +109,15 @@ impl<K, V> Bucket<K, V> {
         let layout = Self::layout(log2);
         // SAFETY: the layout has a size of at least the header's.
         let start = NonNull::new(unsafe { alloc(layout) }).unwrap_or_else(|| handle_alloc_error(layout));
-        // SAFETY: the allocation starts with room for a header, aligned to 64; the stamps are its last bytes.
-        unsafe {
-            start.cast::<Header>().write(Header { scanned, used: 0, depth });
-            start.add(Self::HEADER_BYTES + (Self::SLOT_BYTES << log2)).write_bytes(0, 1 << log2);
+        // SAFETY: the allocation starts with room for a header, aligned to 64.
+        unsafe { start.cast::<Header>().write(Header { scanned, used: 0, depth }) };
+        let bucket =
+            Bucket { tagged: start.map_addr(|address| address | log2 as usize), marker: PhantomData };
+        for chunk in 0..bucket.capacity().div_ceil(CHUNK) {
+            // SAFETY: every chunk starts with room for its stamps.
+            unsafe { bucket.stamp_at(chunk * CHUNK).write_bytes(0, CHUNK) };
         }
-        let tagged = start.map_addr(|address| address | log2 as usize);
-        Bucket { tagged, marker: PhantomData }
+        bucket
     }
 
     /// Frees the memory and drops nothing.
@@ -145,12 +152,15 @@ impl<K, V> Bucket<K, V> {
 
     #[inline(always)]
     fn slot(self, i: usize) -> *mut Slot<K, V> {
-        self.start().as_ptr().wrapping_add(Self::HEADER_BYTES + i * Self::SLOT_BYTES).cast()
+        // Slots before it, stamps of their chunks, and those of its own; short on the path to the load.
+        let stamps = i / CHUNK * Self::STAMPS_BYTES + Self::STAMPS_BYTES;
+        self.start().as_ptr().wrapping_add(Self::HEADER_BYTES + i * Self::SLOT_BYTES + stamps).cast()
     }
 
     #[inline(always)]
-    fn stamps(self) -> *mut Stamp {
-        self.start().as_ptr().wrapping_add(Self::HEADER_BYTES + (Self::SLOT_BYTES << self.log2()))
+    fn stamp_at(self, i: usize) -> *mut Stamp {
+        let chunks = (i & !(CHUNK - 1)) * Self::SLOT_BYTES + i / CHUNK * Self::STAMPS_BYTES;
+        self.start().as_ptr().wrapping_add(Self::HEADER_BYTES + chunks + i % CHUNK)
     }
 
     /// The slot where a probe for `hash` starts. Bits 0..16 choose the key group, the leading ones the bucket.
@@ -174,7 +184,7 @@ impl<K, V> Bucket<K, V> {
     pub fn prefetch(self, hash: u64) {
         let home = self.home(hash);
         prefetch_line(self.slot(home).cast());
-        prefetch_line(self.stamps().wrapping_add(home));
+        prefetch_line(self.stamp_at(home));
     }
 
     /// The stamp of slot `i`.
@@ -184,7 +194,7 @@ impl<K, V> Bucket<K, V> {
     #[inline(always)]
     pub unsafe fn stamp(self, i: usize) -> Stamp {
         // SAFETY: every stamp is initialised from `allocate` on.
-        unsafe { self.stamps().add(i).read() }
+        unsafe { self.stamp_at(i).read() }
     }
 
     /// Changes the stamp of slot `i`. The slot must be initialised as the new stamp says.
@@ -194,7 +204,7 @@ impl<K, V> Bucket<K, V> {
     #[inline(always)]
     pub unsafe fn set_stamp(self, i: usize, stamp: Stamp) {
         // SAFETY: as the caller's.
-        unsafe { self.stamps().add(i).write(stamp) }
+        unsafe { self.stamp_at(i).write(stamp) }
     }
 
     /// The key of slot `i`.
@@ -227,27 +237,26 @@ impl<K, V> Bucket<K, V> {
         unsafe { (*self.slot(i)).value.assume_init_mut() }
     }
 
-    /// Looks for `key`.
+    /// Looks for `key`: the slot that holds it, alive or as a tombstone, with its stamp; else an empty slot with stamp 0.
     ///
     /// # Safety
     /// The bucket is not freed.
     #[inline(always)]
-    pub unsafe fn find(self, hash: u64, key: &K) -> Probe
+    pub unsafe fn find(self, hash: u64, key: &K) -> (usize, Stamp)
     where
         K: Eq,
     {
         let mask = self.capacity() - 1;
-        let stamps = self.stamps();
         let mut i = self.home(hash);
         loop {
             // SAFETY: `i` is below the capacity; the loop ends, since at least one stamp is 0.
-            let stamp = unsafe { stamps.add(i).read() };
+            let stamp = unsafe { self.stamp_at(i).read() };
             if stamp == 0 {
-                return Probe::Empty(i);
+                return (i, 0);
             }
             // SAFETY: the stamp is not 0.
             if unsafe { self.key(i) } == key {
-                return Probe::Found(i, stamp);
+                return (i, stamp);
             }
             i = (i + 1) & mask;
         }

@@ -11,7 +11,7 @@
 
 use super::bucket::Bucket;
 use super::epochs::{Epoch, LABEL, LABELS, Stamp, TOMBSTONE};
-use super::value_table::{ValueTable, limit};
+use super::value_table::{LOG2_FIRST, ValueTable};
 use crate::codec::{Data, DecodeError, Key};
 use crate::key_group::{KeyGroup, KeyGroups};
 use crate::manifest::KeyedStateMeta;
@@ -205,8 +205,7 @@ impl<K: Key, V: Data> ValueTable<K, V> {
         if kept == 0 {
             self.discard(position, bucket);
         } else if kept * 8 < bucket.capacity() && bucket.capacity() > 8 {
-            let log2 = (2 * kept).next_power_of_two().ilog2().max(2);
-            debug_assert!(kept < limit(1 << log2));
+            let log2 = (2 * kept).next_power_of_two().ilog2().max(LOG2_FIRST);
             self.rebuild(position, bucket, log2);
         } else if purgeable * 8 >= bucket.capacity() {
             self.rebuild(position, bucket, bucket.log2());

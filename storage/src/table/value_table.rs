@@ -12,7 +12,7 @@
 
 #![expect(unsafe_code, reason = "drives buckets, whose handles are pointers")]
 
-use super::bucket::{Bucket, Probe};
+use super::bucket::Bucket;
 use super::epochs::{CLEAN, Epochs, FRESH, LABEL, Stamp, TOMBSTONE};
 use super::scan::Scan;
 use crate::codec::{Data, Key};
@@ -20,7 +20,7 @@ use crate::key_group::{KeyGroup, KeyGroups};
 use std::ops::Range;
 
 /// Logarithm of the capacity of a group's first bucket.
-const LOG2_FIRST: u32 = 2;
+pub(super) const LOG2_FIRST: u32 = 2;
 
 /// Leading hash bits beyond which the directory never grows; a bucket doubles instead.
 const DEPTH_MAX: u32 = 32;
@@ -35,6 +35,8 @@ pub struct ValueTable<K: Key, V: Data> {
     pub(super) directory: Vec<Bucket<K, V>>,
     pub(super) first_group: KeyGroup,
     pub(super) key_groups: KeyGroups,
+    /// `first_group << depth`.
+    first_position: usize,
     /// `63 - depth`, so that a depth of 0 needs no special case.
     shift: u32,
     /// The label of changes made now.
@@ -71,6 +73,7 @@ impl<K: Key, V: Data> ValueTable<K, V> {
             directory: vec![vacant; range.len()],
             first_group: range.start,
             key_groups: groups,
+            first_position: usize::from(range.start),
             shift: 63,
             now: epochs.label(),
             scan: None,
@@ -104,8 +107,10 @@ impl<K: Key, V: Data> ValueTable<K, V> {
 
     #[inline(always)]
     fn position(&self, hash: u64) -> usize {
-        let group = usize::from(self.key_groups.group_of(hash).wrapping_sub(self.first_group));
-        group << self.depth | (hash >> 1 >> self.shift) as usize
+        // A group below the first wraps to a position that the directory does not have.
+        let position =
+            (usize::from(self.key_groups.group_of(hash)) << self.depth) + (hash >> 1 >> self.shift) as usize;
+        position.wrapping_sub(self.first_position)
     }
 
     /// Starts loading the cache lines that a call for `hash` will need; call it for a batch of keys first.
@@ -121,7 +126,7 @@ impl<K: Key, V: Data> ValueTable<K, V> {
         // SAFETY: buckets in the directory are not freed; the slot is live, and stays while the table is borrowed.
         unsafe {
             match bucket.find(hash, key) {
-                Probe::Found(i, stamp) if stamp & TOMBSTONE == 0 => Some(bucket.value(i)),
+                (i, stamp) if is_live(stamp) => Some(bucket.value(i)),
                 _ => None,
             }
         }
@@ -157,11 +162,11 @@ impl<K: Key, V: Data> ValueTable<K, V> {
         let probe = unsafe { bucket.find(hash, key) };
         let value = match probe {
             // Nearly always: alive, and changed in this epoch already.
-            Probe::Found(i, stamp) if stamp & !FRESH == self.now => {
+            (i, stamp) if stamp & !FRESH == self.now => {
                 // SAFETY: the label without a tombstone says that the slot is live; the table is borrowed exclusively.
                 unsafe { bucket.value_mut(i) }
             }
-            Probe::Found(i, stamp) if stamp & TOMBSTONE == 0 => self.touch_found(hash, bucket, i, stamp),
+            (i, stamp) if is_live(stamp) => self.touch_found(hash, bucket, i, stamp),
             absent => self.insert_absent(hash, key, absent, make()),
         };
         change(value)
@@ -173,7 +178,7 @@ impl<K: Key, V: Data> ValueTable<K, V> {
         // SAFETY: buckets in the directory are not freed; a slot is used as its stamp says, under an exclusive borrow.
         unsafe {
             match bucket.find(hash, key) {
-                Probe::Found(i, stamp) if stamp & TOMBSTONE == 0 => {
+                (i, stamp) if is_live(stamp) => {
                     if stamp == self.now | FRESH {
                         // No snapshot knows the key, so none needs a tombstone.
                         let (_key, value) = bucket.take(i, K::key_hash);
@@ -196,7 +201,7 @@ impl<K: Key, V: Data> ValueTable<K, V> {
                 // SAFETY: buckets in the directory are not freed; a slot is read as its stamp says.
                 unsafe {
                     let stamp = bucket.stamp(i);
-                    if stamp != 0 && stamp & TOMBSTONE == 0 {
+                    if is_live(stamp) {
                         f(bucket.key(i), bucket.value(i));
                     }
                 }
@@ -226,18 +231,18 @@ impl<K: Key, V: Data> ValueTable<K, V> {
 
     /// The value of `key` if it is present, stamped as changed; else where the probe for it ended.
     #[inline]
-    fn touch(&mut self, hash: u64, key: &K) -> Result<&mut V, Probe> {
+    fn touch(&mut self, hash: u64, key: &K) -> Result<&mut V, (usize, Stamp)> {
         let bucket = self.directory[self.position(hash)];
         // SAFETY: buckets in the directory are not freed.
         match unsafe { bucket.find(hash, key) } {
-            Probe::Found(i, stamp) if stamp & TOMBSTONE == 0 => Ok(self.touch_found(hash, bucket, i, stamp)),
+            (i, stamp) if is_live(stamp) => Ok(self.touch_found(hash, bucket, i, stamp)),
             absent => Err(absent),
         }
     }
 
     /// Stamps live slot `i` as changed, after the running scan has what it needs of it.
     #[inline]
-    fn touch_found<'a>(&'a mut self, hash: u64, bucket: Bucket<K, V>, i: usize, stamp: Stamp) -> &'a mut V {
+    fn touch_found(&mut self, hash: u64, bucket: Bucket<K, V>, i: usize, stamp: Stamp) -> &mut V {
         // SAFETY: the caller found slot `i` alive with this stamp; the value is borrowed as long as the table.
         unsafe {
             if stamp & LABEL != self.now {
@@ -251,33 +256,29 @@ impl<K: Key, V: Data> ValueTable<K, V> {
     }
 
     /// Inserts a key that a probe has not found alive.
-    fn insert_absent<'a>(&'a mut self, hash: u64, key: &K, probe: Probe, value: V) -> &'a mut V {
+    fn insert_absent(&mut self, hash: u64, key: &K, (i, stamp): (usize, Stamp), value: V) -> &mut V {
         let bucket = self.directory[self.position(hash)];
         // SAFETY: buckets in the directory are not freed; the probe is of this bucket and nothing has changed since.
         unsafe {
-            match probe {
-                Probe::Found(i, stamp) => {
-                    if self.scan.is_some() && stamp & LABEL != self.now {
-                        self.preserve(hash, bucket, i, stamp);
-                    }
-                    bucket.revive(i, self.now, value);
-                    self.len += 1;
-                    bucket.value_mut(i)
+            if stamp != 0 {
+                if self.scan.is_some() && stamp & LABEL != self.now {
+                    self.preserve(hash, bucket, i, stamp);
                 }
-                Probe::Empty(i) => {
-                    let key = key.clone();
-                    let (bucket, i) = if (bucket.header().used as usize) < limit(bucket.capacity()) {
-                        (bucket, i)
-                    } else {
-                        self.make_room(hash);
-                        let bucket = self.directory[self.position(hash)];
-                        (bucket, bucket.find_empty(hash))
-                    };
-                    bucket.fill(i, self.now | FRESH, key, value);
-                    self.len += 1;
-                    bucket.value_mut(i)
-                }
+                bucket.revive(i, self.now, value);
+                self.len += 1;
+                return bucket.value_mut(i);
             }
+            let key = key.clone();
+            let (bucket, i) = if (bucket.header().used as usize) < limit(bucket) {
+                (bucket, i)
+            } else {
+                self.make_room(hash);
+                let bucket = self.directory[self.position(hash)];
+                (bucket, bucket.find_empty(hash))
+            };
+            bucket.fill(i, self.now | FRESH, key, value);
+            self.len += 1;
+            bucket.value_mut(i)
         }
     }
 
@@ -291,7 +292,7 @@ impl<K: Key, V: Data> ValueTable<K, V> {
             None => {
                 let bucket = self.directory[self.position(hash)];
                 // SAFETY: buckets in the directory are not freed, and before the first snapshot no slot is a tombstone.
-                if let Probe::Found(i, _) = unsafe { bucket.find(hash, key) } {
+                if let (i, CLEAN..) = unsafe { bucket.find(hash, key) } {
                     // SAFETY: the slot is live.
                     drop(unsafe { bucket.take(i, K::key_hash) });
                     self.len -= 1;
@@ -325,7 +326,7 @@ impl<K: Key, V: Data> ValueTable<K, V> {
             self.scan_bucket(position, bucket);
             // SAFETY: the bucket is in the directory.
             let (used, depth) = unsafe { (bucket.header().used as usize, bucket.header().depth) };
-            if used < limit(bucket.capacity()) {
+            if used < limit(bucket) {
                 return;
             }
             let purgeable = self.purgeable(bucket);
@@ -377,6 +378,7 @@ impl<K: Key, V: Data> ValueTable<K, V> {
         self.directory = self.directory.iter().flat_map(|bucket| [*bucket; 2]).collect();
         self.depth += 1;
         self.shift -= 1;
+        self.first_position *= 2;
         if let Some(scan) = &mut self.scan {
             scan.next *= 2;
         }
@@ -488,9 +490,17 @@ impl<K: Key, V: Data> ValueTable<K, V> {
     }
 }
 
-/// Most filled slots of a bucket of `capacity` slots: seven eighths.
-pub(super) fn limit(capacity: usize) -> usize {
-    capacity - capacity.div_ceil(8)
+/// True of the stamp of a slot with key and value.
+#[inline(always)]
+fn is_live(stamp: Stamp) -> bool {
+    stamp != 0 && stamp & TOMBSTONE == 0
+}
+
+/// Most filled slots of a bucket: seven eighths of a large one, for the sake of memory, and half of a small one, where
+/// long probes would cost more than the memory is worth.
+fn limit<K, V>(bucket: Bucket<K, V>) -> usize {
+    let capacity = bucket.capacity();
+    if bucket.log2() < Bucket::<K, V>::LOG2_MAX { capacity / 2 } else { capacity - capacity.div_ceil(8) }
 }
 
 impl<K: Key, V: Data> Drop for ValueTable<K, V> {

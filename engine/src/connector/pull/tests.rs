@@ -1,3 +1,5 @@
+//! Claims about pull sinks and egress handles.
+
 use super::*;
 use crate::connector::testing::{Wakes, context};
 use std::thread;

@@ -1,3 +1,5 @@
+//! Claims about push sources and ingress handles.
+
 use super::*;
 use crate::connector::testing::{Output, Wakes, context};
 use std::thread;

@@ -1,3 +1,5 @@
+//! Claims that hold on every driver.
+
 use super::*;
 use crate::clock::SystemClock;
 use crate::control::WorkerCommand;

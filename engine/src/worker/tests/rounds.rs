@@ -1,3 +1,5 @@
+//! Claims about one worker's rounds.
+
 use super::*;
 use crate::clock::{Clock, SimClock};
 use crate::control::WorkerCommand;

@@ -1,6 +1,7 @@
 //! Tells whether io_uring can be used here and, where it cannot, why and what cures it.
 //!
 //! Pure but for [`open_ring`]: facts in, a verdict out.
+#![expect(clippy::disallowed_methods, reason = "asks the kernel about itself, which is no file of ours")]
 
 use io_uring::{IoUring, Probe, opcode};
 use std::fmt;

@@ -1,3 +1,5 @@
+//! Claims about the file sink: what is committed, once, after any kill.
+
 use super::super::csv::append_row;
 use super::super::*;
 use crate::clock::Nanos;

@@ -1,3 +1,5 @@
+//! Claims about the file source: every line once, from any position.
+
 use super::super::lines::LineCutter;
 use super::super::*;
 use crate::clock::Nanos;
