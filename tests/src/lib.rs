@@ -1,1 +1,3 @@
-//! Whole-engine suites live under `tests/tests`; this crate holds their shared harness.
+//! Helpers shared by the whole-engine tests in `tests/tests`.
+
+pub mod support;

@@ -260,6 +260,8 @@ impl Runner {
             }
             Action::Answer(request, answer) => {
                 if let Some(reply) = self.replies.remove(&request) {
+                    // Whoever gets the answer finds it in the job's statistics.
+                    self.show();
                     // Whoever asked may have stopped waiting.
                     let _ = reply.send(answer);
                 }
