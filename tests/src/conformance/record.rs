@@ -17,8 +17,9 @@ pub fn decode(record: u64) -> Option<(Tag, u64)> {
     (tag < 3).then_some((tag, value))
 }
 
-/// Where `split` goes at the exchange `salt`: the same place for all of its values, another at each exchange.
+/// Where `split` goes at the exchange `salt`: the same place for all of its values, every place for some split, and
+/// the splits of one source's subtask to different places.
 pub fn route(split: u64, salt: u64, partitions: usize) -> usize {
-    let mixed = (split + 1).wrapping_mul(0x9E37_79B9_7F4A_7C15).rotate_left((salt * 13) as u32);
-    ((mixed >> 20) % partitions as u64) as usize
+    let partitions = partitions as u64;
+    ((split + split / partitions * (salt + 1) + salt) % partitions) as usize
 }

@@ -15,7 +15,7 @@ use thalweg::{DriverChoice, Engine, Error, RestartStrategy};
 const WATCHDOG: Duration = Duration::from_secs(120);
 
 /// A simulated job that takes more steps is stuck.
-const STEPS_MAX: u64 = 20_000_000;
+const STEPS_MAX: u64 = 1_000_000;
 
 /// What checkpoints of a job, or of several, were like.
 #[derive(Clone, Debug, Default)]
