@@ -41,6 +41,7 @@ pub struct Part {
     taken_at: Nanos,
     unaligned: bool,
     sync_nanos: u64,
+    /// The chain was closed: it will never emit again.
     finished: bool,
     operators: Vec<OperatorSnapshot>,
     outbox: Outbox,

@@ -1,7 +1,8 @@
-//! The operators of the jobs: one that fails on schedule, one that joins two streams, and checks on the way.
+//! The operators of the jobs: one that fails on schedule, one that joins two streams, one that has last words, and
+//! checks on the way.
 
 use super::control::Control;
-use super::record::{decode, encode};
+use super::record::{Tag, decode, encode};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use thalweg::CheckpointId;
@@ -146,5 +147,54 @@ impl CoProcessFunction<u64, u64> for MinEmit {
 
     fn snapshot(&mut self, _: CheckpointId) -> Result<Vec<Self::State>, BoxError> {
         Ok(self.last.iter().map(|(split, last)| (*split, *last)).collect())
+    }
+}
+
+/// Values that [`Farewell`] adds to each split.
+pub const FAREWELL_VALUES: u64 = 40;
+
+/// Passes records on, and when its input has ended continues each split it has seen by [`FAREWELL_VALUES`] values: more
+/// than the rings hold, so that barriers come in between.
+#[derive(Clone)]
+pub struct Farewell {
+    control: Arc<Control>,
+    /// The last value by source and split.
+    last: BTreeMap<(Tag, u64), u64>,
+}
+
+impl Farewell {
+    /// For the job of `control`.
+    pub fn new(control: &Arc<Control>) -> Self {
+        Farewell { control: Arc::clone(control), last: BTreeMap::new() }
+    }
+}
+
+impl ProcessFunction<u64> for Farewell {
+    type Out = u64;
+    type State = ((Tag, u64), u64);
+
+    fn open(&mut self, _: &RuntimeContext, restored: Vec<Self::State>) -> Result<(), BoxError> {
+        self.last = restored.into_iter().collect();
+        Ok(())
+    }
+
+    fn process(&mut self, record: u64, out: &mut Collector<u64>) -> Result<(), BoxError> {
+        let (tag, value) = decode(checked(&self.control, "farewell", record)).unwrap_or_default();
+        self.last.insert((tag, value % self.control.splits), value);
+        out.collect(record);
+        Ok(())
+    }
+
+    fn snapshot(&mut self, _: CheckpointId) -> Result<Vec<Self::State>, BoxError> {
+        Ok(self.last.iter().map(|(split, last)| (*split, *last)).collect())
+    }
+
+    fn close(&mut self, out: &mut Collector<u64>) -> Result<(), BoxError> {
+        for n in 1..=FAREWELL_VALUES {
+            for ((tag, _), last) in &self.last {
+                out.collect(encode(*tag, last + n * self.control.splits));
+            }
+        }
+        Ok(())
     }
 }

@@ -1,6 +1,7 @@
 //! Runs one job, on real workers or on simulated ones, and judges it.
 
 use super::control::{Control, FAILURES};
+use super::operators::FAREWELL_VALUES;
 use super::record::decode;
 use super::sink::VerifyingSink;
 use super::topology::{Scenario, Topology};
@@ -143,6 +144,7 @@ fn judge(
                 violations.push(format!("source {tag} split {split} did not end"));
                 continue;
             };
+            let end = if end == 0 { 0 } else { end + FAREWELL_VALUES };
             let expected = (0..end).map(|n| split + n * control.splits);
             let got = seen.remove(&(tag, split)).unwrap_or_default();
             if !got.iter().copied().eq(expected) {

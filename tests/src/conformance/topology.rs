@@ -1,7 +1,7 @@
 //! The jobs, and how their checkpoints treat in-flight data.
 
 use super::control::Control;
-use super::operators::{FailingMap, MinEmit, checked, split_of};
+use super::operators::{FailingMap, Farewell, MinEmit, checked, split_of};
 use super::record::route;
 use super::sink::VerifyingSink;
 use super::source::AdaptiveSource;
@@ -13,11 +13,11 @@ use thalweg::{CheckpointMode, DataStream, Dataflow};
 /// A job's shape.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Topology {
-    /// source → map → key_by → keyed identity → partition → failing map → partition → sink.
+    /// source → map → key_by → keyed identity and farewell → partition → failing map → partition → sink.
     Pipeline,
-    /// Three sources in one stream → failing map → partition → sink.
+    /// Three sources in one stream → farewell → partition → failing map → partition → sink.
     Union,
-    /// Three sources, connected two by two into an operator that emits the lesser → failing map → partition → sink.
+    /// Three sources, connected two by two into an operator that emits the lesser, farewell → failing map → partition → sink.
     MultiInput,
 }
 
@@ -99,12 +99,15 @@ impl Scenario {
                             Ok(())
                         },
                     )
+                    .process("farewell", Farewell::new(control))
                     .partition_custom(exchange(1))
             }
             Topology::Union => source(0)
                 .partition_custom(exchange(1))
                 .union(source(1).partition_custom(exchange(1)))
-                .union(source(2).partition_custom(exchange(1))),
+                .union(source(2).partition_custom(exchange(1)))
+                .process("farewell", Farewell::new(control))
+                .partition_custom(exchange(2)),
             Topology::MultiInput => source(0)
                 .partition_custom(exchange(1))
                 .connect(source(1).partition_custom(exchange(1)))
@@ -112,6 +115,7 @@ impl Scenario {
                 .partition_custom(exchange(2))
                 .connect(source(2).partition_custom(exchange(2)))
                 .process("min of three", MinEmit::new(control))
+                .process("farewell", Farewell::new(control))
                 .partition_custom(exchange(3)),
         };
         verified
