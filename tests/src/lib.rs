@@ -1,3 +1,4 @@
-//! Helpers shared by the whole-engine tests in `tests/tests`.
+//! Whole-engine suites live under `tests/tests`; this crate holds what they share.
 
+pub mod conformance;
 pub mod support;

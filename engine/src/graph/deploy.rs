@@ -360,6 +360,7 @@ fn subtask_restore(
         let restore = OperatorRestore {
             operator_state: subtask.operator_state.clone(),
             committables: subtask.committables.clone(),
+            finished: subtask.finished,
         };
         states.insert(operator.uid.clone(), restore);
         if !operator.keyed.is_empty() {

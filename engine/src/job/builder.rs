@@ -277,6 +277,12 @@ impl EngineBuilder {
         self.heartbeat_timeout.duration("heartbeat.timeout")
     }
 
+    /// What becomes of a failed job.
+    #[cfg(feature = "testing")]
+    pub(super) fn restart(&self) -> RestartStrategy {
+        self.restart
+    }
+
     /// Starts the engine's workers.
     ///
     /// # Errors

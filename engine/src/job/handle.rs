@@ -1,10 +1,10 @@
 //! The handle of a running job.
 
-use crate::clock::Clock;
+use crate::clock::{Clock, Nanos};
 use crate::coordinator::{CheckpointStats, CoordinatorHandle, JobShared, JobStatus};
 use crate::error::Error;
 use crate::graph::TaskCounters;
-use crate::worker::{TimeSpent, Workers};
+use crate::worker::{TaskInfo, TimeSpent, Workers};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::thread::JoinHandle;
 use std::time::Duration;
@@ -112,25 +112,7 @@ impl JobHandle {
     /// Counters of tasks, checkpoints and restarts.
     pub fn metrics(&self) -> JobMetrics {
         let times = self.workers.upgrade().map(|workers| workers.tasks()).unwrap_or_default();
-        let now = self.clock.now();
-        let counters = self.counters.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        let tasks = counters
-            .into_iter()
-            .map(|task| TaskReport {
-                time: times
-                    .iter()
-                    .find(|info| info.name == task.name && info.partition == task.partition)
-                    .map(|info| info.times.until(now)),
-                name: task.name,
-                partition: task.partition,
-                is_source: task.is_source,
-                records_in: task.metrics.records_in(),
-                records_out: task.metrics.records_out(),
-                records_skipped: task.metrics.records_skipped(),
-                read: task.metrics.read_progress(),
-            })
-            .collect();
-        JobMetrics { tasks, checkpoints: self.shared.checkpoint_stats() }
+        job_metrics(&self.counters, &times, self.clock.now(), &self.shared)
     }
 
     /// Cancels the job and waits for its control thread, which is bounded in time.
@@ -148,7 +130,34 @@ impl JobHandle {
     }
 }
 
-fn outcome(status: JobStatus) -> Result<(), Error> {
+/// Puts together what workers, tasks and coordinator count.
+pub(super) fn job_metrics(
+    counters: &Mutex<Vec<TaskCounters>>,
+    times: &[TaskInfo],
+    now: Nanos,
+    shared: &JobShared,
+) -> JobMetrics {
+    let counters = counters.lock().unwrap_or_else(PoisonError::into_inner).clone();
+    let tasks = counters
+        .into_iter()
+        .map(|task| TaskReport {
+            time: times
+                .iter()
+                .find(|info| info.name == task.name && info.partition == task.partition)
+                .map(|info| info.times.until(now)),
+            name: task.name,
+            partition: task.partition,
+            is_source: task.is_source,
+            records_in: task.metrics.records_in(),
+            records_out: task.metrics.records_out(),
+            records_skipped: task.metrics.records_skipped(),
+            read: task.metrics.read_progress(),
+        })
+        .collect();
+    JobMetrics { tasks, checkpoints: shared.checkpoint_stats() }
+}
+
+pub(super) fn outcome(status: JobStatus) -> Result<(), Error> {
     match status {
         JobStatus::Failed(cause) => Err(Error::JobFailed(cause)),
         JobStatus::Cancelled => Err(Error::Cancelled),

@@ -2,9 +2,13 @@
 
 mod builder;
 mod handle;
+#[cfg(feature = "testing")]
+mod simulation;
 
 pub use builder::EngineBuilder;
 pub use handle::{JobHandle, JobMetrics, TaskReport};
+#[cfg(feature = "testing")]
+pub use simulation::{Simulation, SimulationOptions};
 
 use crate::clock::Clock;
 use crate::config::{BATCH_BYTES, EngineConfig};

@@ -143,6 +143,15 @@ pub trait StageControl: Send {
         self.down().map_or(Ok(Flow::Continue), |down| down.end_input())
     }
 
+    /// As [`StageControl::end_input`], to its end whatever room there is; the last records wait in the outbox. Called
+    /// for a snapshot that comes while the chain is closing, when no record is half done.
+    ///
+    /// # Errors
+    /// The task fails.
+    fn finish_input(&mut self) -> Result<(), Failure> {
+        self.down().map_or(Ok(()), |down| down.finish_input())
+    }
+
     /// What a sink still has to do once its input has ended.
     fn ending(&mut self) -> Ending {
         self.down().map_or(Ending::Done, |down| down.ending())
@@ -265,4 +274,6 @@ pub struct OperatorRestore {
     pub operator_state: Vec<StateBlob>,
     /// What its sink has to commit first.
     pub committables: Vec<Committable>,
+    /// It was closed already: its last records are emitted, and must not be emitted again.
+    pub finished: bool,
 }

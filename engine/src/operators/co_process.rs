@@ -119,17 +119,31 @@ impl<A: 'static, B: 'static, P: CoProcessFunction<A, B>> TwoLink<A, B> for CoPro
         down: D,
     ) -> Result<Self::Bound<D>, Failure> {
         let site = context.site(&self.uid);
-        let restored = restored_state(&site, &context.take_restore(&self.uid).operator_state)?;
+        let restore = context.take_restore(&self.uid);
+        let restored = restored_state(&site, &restore.operator_state)?;
         let runtime = RuntimeContext::of(&self.uid, context);
         site.blame(|| self.function.open(&runtime, restored)).map_err(|e| site.user_failure(e))?;
         Ok(CoProcessStage {
             site,
             function: self.function,
             emitted: Collector::default(),
-            closed: false,
+            closed: restore.finished,
             down,
             inputs: PhantomData,
         })
+    }
+}
+
+impl<A, B, P: CoProcessFunction<A, B>, D> CoProcessStage<A, B, P, D> {
+    /// Closes the function, once in all of the job's attempts that continue each other.
+    fn close(&mut self) -> Result<(), Failure> {
+        if !self.closed {
+            self.closed = true;
+            self.site
+                .blame(|| self.function.close(&mut self.emitted))
+                .map_err(|e| self.site.user_failure(e))?;
+        }
+        Ok(())
     }
 }
 
@@ -165,16 +179,16 @@ impl<A: 'static, B: 'static, P: CoProcessFunction<A, B>, D: Stage<P::Out>> Stage
         self.down.checkpoint_complete(checkpoint)
     }
     fn end_input(&mut self) -> Result<Flow, Failure> {
-        if !self.closed {
-            self.closed = true;
-            self.site
-                .blame(|| self.function.close(&mut self.emitted))
-                .map_err(|e| self.site.user_failure(e))?;
-        }
+        self.close()?;
         if self.resume()? == Flow::Blocked {
             return Ok(Flow::Blocked);
         }
         self.down.end_input()
+    }
+    fn finish_input(&mut self) -> Result<(), Failure> {
+        self.close()?;
+        self.finish_record()?;
+        self.down.finish_input()
     }
 }
 

@@ -138,10 +138,30 @@ impl<T: 'static, P: ProcessFunction<T>> Link<T> for Process<P> {
         down: D,
     ) -> Result<Self::Bound<D>, Failure> {
         let site = context.site(&self.uid);
-        let restored = restored_state(&site, &context.take_restore(&self.uid).operator_state)?;
+        let restore = context.take_restore(&self.uid);
+        let restored = restored_state(&site, &restore.operator_state)?;
         let runtime = RuntimeContext::of(&self.uid, context);
         site.blame(|| self.function.open(&runtime, restored)).map_err(|e| site.user_failure(e))?;
-        Ok(ProcessStage { site, function: self.function, emitted: Collector::default(), closed: false, down })
+        Ok(ProcessStage {
+            site,
+            function: self.function,
+            emitted: Collector::default(),
+            closed: restore.finished,
+            down,
+        })
+    }
+}
+
+impl<T, P: ProcessFunction<T>, D> ProcessStage<T, P, D> {
+    /// Closes the function, once in all of the job's attempts that continue each other.
+    fn close(&mut self) -> Result<(), Failure> {
+        if !self.closed {
+            self.closed = true;
+            self.site
+                .blame(|| self.function.close(&mut self.emitted))
+                .map_err(|e| self.site.user_failure(e))?;
+        }
+        Ok(())
     }
 }
 
@@ -180,16 +200,17 @@ impl<T: 'static, P: ProcessFunction<T>, D: Stage<P::Out>> StageControl for Proce
     }
 
     fn end_input(&mut self) -> Result<Flow, Failure> {
-        if !self.closed {
-            self.closed = true;
-            self.site
-                .blame(|| self.function.close(&mut self.emitted))
-                .map_err(|e| self.site.user_failure(e))?;
-        }
+        self.close()?;
         if self.resume()? == Flow::Blocked {
             return Ok(Flow::Blocked);
         }
         self.down.end_input()
+    }
+
+    fn finish_input(&mut self) -> Result<(), Failure> {
+        self.close()?;
+        self.finish_record()?;
+        self.down.finish_input()
     }
 }
 

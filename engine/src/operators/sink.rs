@@ -174,6 +174,11 @@ impl<W: SinkWriter> StageControl for SinkStage<W> {
         self.resume()
     }
 
+    fn finish_input(&mut self) -> Result<(), Failure> {
+        self.input_ended = true;
+        Ok(())
+    }
+
     fn ending(&mut self) -> Ending {
         let unprepared = !self.prepared_at_end && self.writer.has_unprepared();
         if unprepared || !self.prepared.is_empty() {

@@ -3,6 +3,8 @@
 //! Always true:
 //! - a snapshot is one atomic step between two records: finish the record that is half done, announce on every
 //!   output, take the state of every operator, encode the outbox;
+//! - a snapshot finds the chain open, or closed with all of its last records emitted; closed is for good, across
+//!   restores;
 //! - no record is processed while output waits for room;
 //! - the end of the stream is announced once everything has been sent.
 
@@ -185,13 +187,18 @@ impl<B: Body> OperatorTask<B> {
         let began = self.parts.clock.now();
         let stage = self.parts.body.stage();
         stage.finish_record()?;
+        if self.phase == Phase::Closing {
+            // A chain that is restored is either open or closed: there is no telling what half of its last records is.
+            stage.finish_input()?;
+            self.phase = Phase::Draining;
+        }
+        let closed = self.phase != Phase::Running;
         self.blocked = stage.resume()? == Flow::Blocked;
         if !finished {
             let mark = Mark::Barrier { checkpoint, mode: ready.mode };
             stage.outputs(&mut |output| output.announce(mark));
         }
-        let mut chain =
-            ChainSnapshot { checkpoint, ended: self.phase != Phase::Running, operators: Vec::new() };
+        let mut chain = ChainSnapshot { checkpoint, ended: closed, operators: Vec::new() };
         self.parts.body.snapshot(&mut chain)?;
         let mut outbox = Vec::new();
         let stage = self.parts.body.stage();
@@ -205,7 +212,7 @@ impl<B: Body> OperatorTask<B> {
         self.parts.body.capture_current(&mut self.parts.gate);
         self.timers.retain(|(_, id)| *id != checkpoint);
         let sync_nanos = self.parts.clock.now().since(began).as_nanos() as u64;
-        let taken = Taken { at: now, sync_nanos, unaligned: ready.unaligned(), finished };
+        let taken = Taken { at: now, sync_nanos, unaligned: ready.unaligned(), finished: closed };
         self.in_progress.push_back(Part::new(trigger, taken, chain.operators, outbox, keyed));
         Ok(())
     }

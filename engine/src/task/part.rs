@@ -44,7 +44,7 @@ pub(super) struct Taken {
     pub sync_nanos: u64,
     /// Without alignment.
     pub unaligned: bool,
-    /// By a task that had finished.
+    /// By a chain that was closed: it will never emit again.
     pub finished: bool,
 }
 

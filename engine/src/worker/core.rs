@@ -77,12 +77,13 @@ pub(super) struct WorkerCore {
     link: Arc<Link>,
     clock: Arc<dyn Clock>,
     attempts: Vec<Attempt>,
+    budget: Budget,
 }
 
 impl WorkerCore {
     /// Worker `index`, woken by `doorbell`, without tasks.
     pub(super) fn new(index: usize, doorbell: Doorbell, clock: Arc<dyn Clock>) -> Self {
-        WorkerCore { link: Arc::new(Link::new(index, doorbell)), clock, attempts: Vec::new() }
+        WorkerCore { link: Arc::new(Link::new(index, doorbell)), clock, attempts: Vec::new(), budget: BUDGET }
     }
 
     /// The half that is shared with the rest of the engine.
@@ -93,6 +94,11 @@ impl WorkerCore {
     /// The clock that rounds run on.
     pub(super) fn clock(&self) -> &Arc<dyn Clock> {
         &self.clock
+    }
+
+    /// What each poll of a task may do from now on.
+    pub(super) fn set_budget(&mut self, budget: Budget) {
+        self.budget = budget;
     }
 
     /// Carries out the commands that have come, then polls every task once. `now` is the present time; the clock is
@@ -118,7 +124,7 @@ impl WorkerCore {
             for slot in &mut attempt.slots {
                 if matches!(slot.phase, Phase::Running) {
                     self.link.set_polling(Some(position));
-                    let outcome = poll(&mut *slot.task, now);
+                    let outcome = poll(&mut *slot.task, now, self.budget);
                     let end = self.clock.now();
                     let found = match outcome {
                         Ok(Progress::Busy) => {
@@ -309,8 +315,8 @@ impl Drop for WorkerCore {
     }
 }
 
-fn poll(task: &mut dyn Task, now: Nanos) -> Result<Progress, TaskFailure> {
-    guarded(task, |task| task.poll(now, BUDGET)).and_then(|outcome| outcome)
+fn poll(task: &mut dyn Task, now: Nanos, budget: Budget) -> Result<Progress, TaskFailure> {
+    guarded(task, |task| task.poll(now, budget)).and_then(|outcome| outcome)
 }
 
 /// Calls into a task; a panic becomes its failure.

@@ -8,6 +8,7 @@ use super::link::TaskInfo;
 use crate::clock::{Clock, Nanos};
 use crate::control::WorkerLink;
 use crate::ring::doorbell::{Doorbell, Wake};
+use crate::task::Budget;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -77,6 +78,16 @@ impl SimWorkers {
     /// The time at which a worker wants a step although its doorbell is silent.
     pub fn wake_at(&self, worker: usize) -> Option<Nanos> {
         self.workers[worker].last.wake_at
+    }
+
+    /// What each poll of a worker's tasks may do from now on; small budgets make many interleavings.
+    pub fn set_budget(&mut self, worker: usize, budget: Budget) {
+        self.workers[worker].core.set_budget(budget);
+    }
+
+    /// Counts a heartbeat of every worker, as a parked one does while time passes.
+    pub fn beat(&self) {
+        self.workers.iter().for_each(|worker| worker.core.link().beat());
     }
 
     /// Runs one round of a worker. After a shutdown it does nothing.

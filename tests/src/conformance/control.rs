@@ -1,0 +1,100 @@
+//! What the parts of one job tell each other past the engine, and the schedule of failures.
+//!
+//! Always true: violations only ever count up. What must roll back with a restore is operator state, never here.
+
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+/// How often a job fails by schedule; run 5 succeeds.
+pub const FAILURES: u64 = 5;
+
+/// Completed checkpoints before a job may end.
+const COMPLETED_MIN: u64 = 10;
+
+/// Shared by all parts of one job, over all of its attempts.
+pub struct Control {
+    /// Time between checkpoints.
+    pub interval: Duration,
+    /// Number of splits of each source.
+    pub splits: u64,
+    /// Completed checkpoints as the failing operator's state has them.
+    completed: AtomicU64,
+    /// Of those, the ones of the present attempt.
+    completed_in_run: AtomicU64,
+    /// Failures that were caused, by run.
+    failures: [AtomicU64; FAILURES as usize],
+    /// What went wrong.
+    violations: Mutex<Vec<String>>,
+    /// Number of values that each split emitted in all, by source and split.
+    ends: Mutex<BTreeMap<(u64, u64), u64>>,
+}
+
+impl Control {
+    /// For a job with `splits` splits per source.
+    pub fn new(interval: Duration, splits: u64) -> Arc<Self> {
+        Arc::new(Control {
+            interval,
+            splits,
+            completed: AtomicU64::new(0),
+            completed_in_run: AtomicU64::new(0),
+            failures: Default::default(),
+            violations: Mutex::default(),
+            ends: Mutex::default(),
+        })
+    }
+
+    /// The failing operator begins a run with `completed` checkpoints in its state.
+    pub(super) fn begin_run(&self, completed: u64) {
+        self.completed.store(completed, Ordering::Relaxed);
+        self.completed_in_run.store(0, Ordering::Relaxed);
+    }
+
+    /// The failing operator has heard that a checkpoint is complete; it counts `completed` now.
+    pub(super) fn checkpoint_completed(&self, completed: u64) {
+        self.completed.store(completed, Ordering::Relaxed);
+        self.completed_in_run.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// True when sources should end: from run 4 on, once enough checkpoints are complete.
+    pub(super) fn should_end(&self, run: u64) -> bool {
+        run + 1 >= FAILURES
+            && self.completed.load(Ordering::Relaxed) >= COMPLETED_MIN
+            && self.completed_in_run.load(Ordering::Relaxed) >= 1
+    }
+
+    /// Fails by schedule: counts the failure and gives its error.
+    pub(super) fn fail(&self, run: u64, what: &str) -> Box<dyn std::error::Error + Send + Sync> {
+        self.failures[run as usize].fetch_add(1, Ordering::Relaxed);
+        format!("scheduled failure of run {run}: {what}").into()
+    }
+
+    /// Failures caused in each run.
+    pub fn failures(&self) -> Vec<u64> {
+        self.failures.iter().map(|count| count.load(Ordering::Relaxed)).collect()
+    }
+
+    /// Something that must not happen has happened.
+    pub(super) fn violated(&self, what: String) {
+        let mut violations = self.violations.lock().unwrap_or_else(PoisonError::into_inner);
+        if violations.len() < 20 {
+            violations.push(what);
+        }
+    }
+
+    /// The first twenty violations.
+    pub fn violations(&self) -> Vec<String> {
+        self.violations.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// A split has ended after `count` values.
+    pub(super) fn split_ended(&self, tag: u64, split: u64, count: u64) {
+        self.ends.lock().unwrap_or_else(PoisonError::into_inner).insert((tag, split), count);
+    }
+
+    /// Number of values of each split, by source and split.
+    pub fn ends(&self) -> BTreeMap<(u64, u64), u64> {
+        self.ends.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+}

@@ -1,0 +1,21 @@
+//! The harness of the exactly-once suites: a job that fails on schedule, and everything that judges what came of it.
+//!
+//! Split *s* of *n* emits s, s + n, s + 2n …; each record carries a fixed header that every operator checks again, so
+//! in-flight data that are cut or routed wrongly are noticed at once. Routes depend on the split alone, so each split's
+//! values must arrive in order. The job goes through [`FAILURES`] failures at given numbers of completed checkpoints and
+//! then ends; its output must hold every value exactly once.
+//!
+//! In reading order: `control` (what the parts of a job tell each other, and the failure schedule), `record`, `source`,
+//! `operators`, `sink`, `topology` (the jobs), `run` (on real workers or simulated ones, and the verdict).
+
+mod control;
+mod operators;
+mod record;
+mod run;
+mod sink;
+mod source;
+mod topology;
+
+pub use control::{Control, FAILURES};
+pub use run::{Outcome, RealRun, SimulatedRun, Tally};
+pub use topology::{Mode, Scenario, Topology};

@@ -1,0 +1,254 @@
+//! Runs one job, on real workers or on simulated ones, and judges it.
+
+use super::control::{Control, FAILURES};
+use super::operators::FAREWELL_VALUES;
+use super::record::decode;
+use super::sink::VerifyingSink;
+use super::topology::{Scenario, Topology};
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+use thalweg::connector::MemorySink;
+use thalweg::coordinator::CheckpointStats;
+use thalweg::job::{EngineBuilder, Simulation, SimulationOptions};
+use thalweg::{DriverChoice, Engine, Error, RestartStrategy};
+
+/// A job that takes longer than this is stuck. Generous: the machine is busy on purpose.
+const WATCHDOG: Duration = Duration::from_secs(120);
+
+/// A simulated job that takes more steps is stuck.
+const STEPS_MAX: u64 = 1_000_000;
+
+/// What checkpoints of a job, or of several, were like.
+#[derive(Clone, Debug, Default)]
+pub struct Tally {
+    /// In-flight records that restarts restored.
+    pub restored_records: u64,
+    /// Tasks' parts of checkpoints that were aligned.
+    pub parts_aligned: u64,
+    /// Tasks' parts of checkpoints that were unaligned.
+    pub parts_unaligned: u64,
+    /// Values that were committed.
+    pub values: u64,
+    /// Jobs.
+    pub jobs: u64,
+}
+
+impl Tally {
+    /// Adds another job's, or jobs'.
+    pub fn add(&mut self, other: &Tally) {
+        self.restored_records += other.restored_records;
+        self.parts_aligned += other.parts_aligned;
+        self.parts_unaligned += other.parts_unaligned;
+        self.values += other.values;
+        self.jobs += other.jobs;
+    }
+}
+
+/// How a job went.
+#[derive(Clone, Debug)]
+pub struct Outcome {
+    /// What must not have happened; empty for a good run.
+    pub violations: Vec<String>,
+    /// What its checkpoints were like.
+    pub tally: Tally,
+    /// A digest of every operation on the simulated disk, for comparing runs.
+    pub digest: u64,
+}
+
+/// Watches a job's checkpoints, of which the engine shows only the latest.
+#[derive(Default)]
+struct Watch {
+    /// By restart.
+    restored: BTreeMap<u64, u64>,
+    /// Aligned and unaligned parts, by checkpoint.
+    parts: BTreeMap<u64, (u64, u64)>,
+}
+
+impl Watch {
+    fn look(&mut self, stats: &CheckpointStats) {
+        self.restored.insert(stats.restarts, stats.restored_records);
+        for record in &stats.history {
+            self.parts
+                .insert(record.id.0, (u64::from(record.tasks_aligned), u64::from(record.tasks_unaligned)));
+        }
+    }
+
+    fn tally(&self, values: u64) -> Tally {
+        Tally {
+            restored_records: self.restored.values().sum(),
+            parts_aligned: self.parts.values().map(|(aligned, _)| aligned).sum(),
+            parts_unaligned: self.parts.values().map(|(_, unaligned)| unaligned).sum(),
+            values,
+            jobs: 1,
+        }
+    }
+}
+
+fn settings(
+    scenario: &Scenario,
+    ring_batches: usize,
+    batch_records: usize,
+    interval: Duration,
+) -> EngineBuilder {
+    Engine::builder()
+        .parallelism(scenario.parallelism)
+        .pin(false)
+        .checkpoint_interval(interval)
+        .checkpoint_mode(scenario.mode.setting())
+        .ring_batches(ring_batches)
+        .batch_records(batch_records)
+        .buffer_timeout(Duration::from_millis(2))
+        .restart_strategy(RestartStrategy::FixedDelay { attempts: 100, delay: Duration::from_millis(3) })
+}
+
+fn judge(
+    scenario: &Scenario,
+    control: &Control,
+    committed: &MemorySink<u64>,
+    stats: &CheckpointStats,
+    ended: Option<Result<(), Error>>,
+) -> (Vec<String>, u64) {
+    let mut violations = control.violations();
+    match ended {
+        Some(Ok(())) => {}
+        Some(Err(error)) => violations.push(format!("the job ended badly: {error}")),
+        None => violations.push(format!("the job is stuck: {stats:?}")),
+    }
+    if control.failures() != vec![1; FAILURES as usize] || stats.restarts != FAILURES {
+        violations.push(format!(
+            "failures per run {:?} and {} restarts, where each of {FAILURES} runs should fail once; history {:?}",
+            control.failures(),
+            stats.restarts,
+            stats.history,
+        ));
+    }
+    let ends = control.ends();
+    let mut seen: BTreeMap<(u64, u64), Vec<u64>> = BTreeMap::new();
+    let committed = committed.committed();
+    for record in committed.iter().flatten() {
+        let Some((tag, value)) = decode(*record) else {
+            violations.push(format!("committed: damaged record {record:#018x}"));
+            continue;
+        };
+        seen.entry((tag, value % control.splits)).or_default().push(value);
+    }
+    let tags = if scenario.topology == Topology::MultiInput { 1 } else { scenario.sources() };
+    for tag in 0..tags {
+        for split in 0..control.splits {
+            let end_of = |tag| ends.get(&(tag, split)).copied();
+            let end = match scenario.topology {
+                Topology::MultiInput => end_of(0).min(end_of(1)).min(end_of(2)),
+                _ => end_of(tag),
+            };
+            let Some(end) = end else {
+                violations.push(format!("source {tag} split {split} did not end"));
+                continue;
+            };
+            let end = if end == 0 { 0 } else { end + FAREWELL_VALUES };
+            let expected = (0..end).map(|n| split + n * control.splits);
+            let got = seen.remove(&(tag, split)).unwrap_or_default();
+            if !got.iter().copied().eq(expected) {
+                violations.push(format!(
+                    "committed: source {tag} split {split} has {} values up to {:?} where {end} were emitted",
+                    got.len(),
+                    got.iter().max(),
+                ));
+            }
+        }
+    }
+    if !seen.is_empty() {
+        violations.push(format!("committed: values of unknown splits {:?}", seen.keys()));
+    }
+    (violations, committed.iter().map(|records| records.len() as u64).sum())
+}
+
+/// A job on real workers.
+#[derive(Clone, Copy, Debug)]
+pub struct RealRun {
+    /// The job.
+    pub scenario: Scenario,
+    /// Its driver.
+    pub driver: DriverChoice,
+    /// Number of workers.
+    pub workers: usize,
+    /// Varies ring and batch sizes.
+    pub number: usize,
+}
+
+impl RealRun {
+    /// Runs it to its end.
+    pub fn run(&self) -> Outcome {
+        let scenario = &self.scenario;
+        let interval = Duration::from_millis(12);
+        let control = Control::new(interval, scenario.splits());
+        let committed = MemorySink::new();
+        let sink = VerifyingSink { control: control.clone(), committed: committed.clone() };
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        let engine = settings(scenario, 1 + self.number % 2, 2 + self.number % 4, interval)
+            .workers(self.workers)
+            .driver(self.driver)
+            .checkpoint_dir(dir.path())
+            .build()
+            .expect("an engine");
+        let job = engine.run(scenario.flow(&control, sink)).expect("the job starts");
+        let begin = Instant::now();
+        let mut watch = Watch::default();
+        let mut ended = None;
+        while ended.is_none() && begin.elapsed() < WATCHDOG {
+            ended = job.wait_timeout(Duration::from_millis(2));
+            watch.look(&job.metrics().checkpoints);
+        }
+        let stats = job.metrics().checkpoints;
+        let stuck = ended.is_none().then(|| format!("{:?}", job.metrics().tasks));
+        let (mut violations, values) = judge(scenario, &control, &committed, &stats, ended);
+        violations.extend(stuck);
+        Outcome { violations, tally: watch.tally(values), digest: 0 }
+    }
+}
+
+/// A job on simulated workers.
+#[derive(Clone, Copy, Debug)]
+pub struct SimulatedRun {
+    /// The job.
+    pub scenario: Scenario,
+    /// Decides everything else.
+    pub seed: u64,
+}
+
+impl SimulatedRun {
+    /// Runs it to its end.
+    pub fn run(&self) -> Outcome {
+        let (scenario, seed) = (&self.scenario, self.seed as usize);
+        let interval = Duration::from_millis(5);
+        let control = Control::new(interval, scenario.splits());
+        let committed = MemorySink::new();
+        let sink = VerifyingSink { control: control.clone(), committed: committed.clone() };
+        let builder = settings(scenario, 1 + seed % 2, 2 + seed % 5, interval)
+            .workers(1 + seed % 7)
+            .checkpoint_dir("/checkpoints");
+        let options = SimulationOptions::seeded(self.seed);
+        let mut simulation =
+            Simulation::new(builder, scenario.flow(&control, sink), options).expect("the job starts");
+        let mut watch = Watch::default();
+        let mut ended = None;
+        while ended.is_none() && simulation.steps() < STEPS_MAX {
+            ended = simulation.run_until_finished(100);
+            watch.look(&simulation.metrics().checkpoints);
+        }
+        let metrics = simulation.metrics();
+        let stuck = ended.is_none().then(|| format!("{:?} {:?}", simulation.now(), metrics.tasks));
+        let (mut violations, values) = judge(scenario, &control, &committed, &metrics.checkpoints, ended);
+        violations.extend(stuck);
+        Outcome { violations, tally: watch.tally(values), digest: digest(&simulation) }
+    }
+}
+
+/// A hash (FNV-1a) of what the disk was asked to do, in order.
+fn digest(simulation: &Simulation) -> u64 {
+    let mut hash = 0xCBF2_9CE4_8422_2325_u64;
+    let log = format!("{:?} {:?}", simulation.disk().op_log(), simulation.now());
+    for byte in log.bytes() {
+        hash = (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01B3);
+    }
+    hash
+}

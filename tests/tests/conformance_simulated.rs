@@ -1,0 +1,74 @@
+//! Unaligned, aligned and timed checkpoints through every scheduled failure, on simulated workers, clock and disk.
+//!
+//! `THALWEG_SEED=<seed>` replays one seed of each test; `THALWEG_RUNS=<n>` multiplies the number of seeds.
+
+use thalweg_tests::conformance::{Mode, Scenario, SimulatedRun, Tally, Topology};
+
+/// Runs `seeds` seeds of one scenario; panics with the first that violates anything.
+fn hold(topology: Topology, parallelism: u32, mode: Mode, seeds: u64) {
+    let scenario = Scenario { topology, parallelism, mode };
+    let replay =
+        std::env::var("THALWEG_SEED").ok().map(|seed| seed.parse().expect("THALWEG_SEED is a number"));
+    let times: u64 =
+        std::env::var("THALWEG_RUNS").map_or(1, |runs| runs.parse().expect("THALWEG_RUNS is a number"));
+    let seeds = replay.map_or(0..seeds * times, |seed: u64| seed..seed + 1);
+    let mut tally = Tally::default();
+    for seed in seeds {
+        let outcome = SimulatedRun { scenario, seed }.run();
+        assert!(
+            outcome.violations.is_empty(),
+            "{scenario:?}, replay with THALWEG_SEED={seed}:\n{}",
+            outcome.violations.join("\n")
+        );
+        tally.add(&outcome.tally);
+    }
+    println!("{scenario:?}: {tally:?}");
+    if replay.is_some() {
+        return;
+    }
+    match mode {
+        Mode::Unaligned => {
+            assert!(tally.restored_records > 0, "no in-flight data were ever restored: {tally:?}")
+        }
+        Mode::Aligned => assert_eq!(tally.parts_unaligned, 0),
+        Mode::AlignedWithTimeout => {
+            assert!(tally.parts_unaligned > 0, "no part ever switched: {tally:?}");
+            assert!(tally.parts_aligned > 0, "every part switched: {tally:?}");
+        }
+    }
+}
+
+macro_rules! scenarios {
+    ($($name:ident: $topology:ident $parallelism:literal $mode:ident, $seeds:literal seeds;)*) => {$(
+        #[test]
+        fn $name() {
+            hold(Topology::$topology, $parallelism, Mode::$mode, $seeds);
+        }
+    )*};
+}
+
+scenarios! {
+    pipeline_1_unaligned_is_exactly_once: Pipeline 1 Unaligned, 20 seeds;
+    pipeline_1_aligned_is_exactly_once: Pipeline 1 Aligned, 20 seeds;
+    pipeline_1_with_timeout_is_exactly_once: Pipeline 1 AlignedWithTimeout, 20 seeds;
+    pipeline_5_unaligned_is_exactly_once: Pipeline 5 Unaligned, 20 seeds;
+    pipeline_5_aligned_is_exactly_once: Pipeline 5 Aligned, 12 seeds;
+    pipeline_5_with_timeout_is_exactly_once: Pipeline 5 AlignedWithTimeout, 20 seeds;
+    pipeline_20_unaligned_is_exactly_once: Pipeline 20 Unaligned, 6 seeds;
+    pipeline_20_aligned_is_exactly_once: Pipeline 20 Aligned, 4 seeds;
+    pipeline_20_with_timeout_is_exactly_once: Pipeline 20 AlignedWithTimeout, 6 seeds;
+    union_5_unaligned_is_exactly_once: Union 5 Unaligned, 16 seeds;
+    union_5_aligned_is_exactly_once: Union 5 Aligned, 12 seeds;
+    union_5_with_timeout_is_exactly_once: Union 5 AlignedWithTimeout, 16 seeds;
+    multi_input_5_unaligned_is_exactly_once: MultiInput 5 Unaligned, 12 seeds;
+    multi_input_5_aligned_is_exactly_once: MultiInput 5 Aligned, 8 seeds;
+    multi_input_5_with_timeout_is_exactly_once: MultiInput 5 AlignedWithTimeout, 12 seeds;
+}
+
+#[test]
+fn the_same_seed_gives_the_same_run_and_another_seed_another() {
+    let scenario = Scenario { topology: Topology::Union, parallelism: 3, mode: Mode::AlignedWithTimeout };
+    let digest = |seed| SimulatedRun { scenario, seed }.run().digest;
+    assert_eq!(digest(1), digest(1));
+    assert_ne!(digest(1), digest(2));
+}
