@@ -342,7 +342,11 @@ fn a_failed_publication_is_told_and_an_unknown_one_fails_the_job() {
     let io = || std::io::Error::other("EIO");
     let mut world = World::new(0);
     world.directory.lock().unwrap().publish_errors = vec![
-        StoreError::OutcomeUnknown { checkpoint: CheckpointId(1), path: PathBuf::from("MANIFEST"), source: io() },
+        StoreError::OutcomeUnknown {
+            checkpoint: CheckpointId(1),
+            path: PathBuf::from("MANIFEST"),
+            source: io(),
+        },
         StoreError::io("writing", "MANIFEST.tmp", io()),
     ];
     world.pass(SECOND);
