@@ -1,1 +1,3 @@
 //! Whole-engine suites live under `tests/tests`; this crate holds their shared harness.
+
+pub mod clicks;

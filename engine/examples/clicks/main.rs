@@ -28,6 +28,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 use thalweg::connector::{FileSink, FileSource};
+use thalweg::coordinator::{CheckpointOutcome, CheckpointRecord};
 use thalweg::dataflow::Stream;
 use thalweg::graph::Head;
 use thalweg::operator::Link;
@@ -285,11 +286,17 @@ fn summarise(job: &JobHandle, took: Duration) {
     let clicks: u64 = metrics.tasks.iter().filter(|task| task.is_source).map(|task| task.records_in).sum();
     let checkpoints = metrics.checkpoints;
     let seconds = took.as_secs_f64();
+    let failed = |record: &&CheckpointRecord| matches!(record.outcome, CheckpointOutcome::Failed(_));
+    let others = match checkpoints.history.iter().rev().find(failed).map(|record| &record.outcome) {
+        Some(CheckpointOutcome::Failed(why)) => {
+            format!(", {} not, the last because {why}", checkpoints.failed)
+        }
+        _ => String::new(),
+    };
     println!(
-        "read {} clicks in {seconds:.2} s, {:.2} million per second; {} checkpoints completed, {} failed",
+        "read {} clicks in {seconds:.2} s, {:.2} million per second; {} checkpoints completed{others}",
         count(clicks),
         clicks as f64 / seconds / 1e6,
         checkpoints.completed,
-        checkpoints.failed,
     );
 }
