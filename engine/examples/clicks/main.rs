@@ -1,0 +1,302 @@
+//! Counts the clicks of every logged-in user, exactly once, however often it is killed.
+//!
+//! Without options it makes its own input, a click log of 20 million lines, counts it, and compares the output with a
+//! single-threaded recount. Kill it at any moment and start it again: it continues from its latest checkpoint.
+//!
+//! Everything lies in one directory (`--dir`):
+//!
+//! | path           | what                                                                 |
+//! |----------------|----------------------------------------------------------------------|
+//! | `input/`       | the click log, unless files are given; complete as soon as it exists |
+//! | `output/`      | CSV files of `user,total`: every running total of every user         |
+//! | `checkpoints/` | the engine's checkpoints                                             |
+//! | `journal`      | what the job reads, each restore, and the end; only ever appended to |
+//!
+//! Reading order: this file, [`input`], [`journal`], [`progress`], [`verify`].
+
+mod input;
+mod journal;
+mod progress;
+mod verify;
+
+use clap::{Parser, ValueEnum};
+use input::Input;
+use journal::Journal;
+use progress::{JobProgress, Reporter, count};
+use serde::{Deserialize, Serialize};
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::time::{Duration, Instant};
+use thalweg::connector::{FileSink, FileSource};
+use thalweg::coordinator::{CheckpointOutcome, CheckpointRecord};
+use thalweg::dataflow::Stream;
+use thalweg::graph::Head;
+use thalweg::operator::Link;
+use thalweg::{CheckpointMode, Dataflow, DriverChoice, Engine, JobHandle, JobStatus, RestartStrategy};
+
+type Error = Box<dyn std::error::Error>;
+
+/// The part of a click that the job looks at; the other fields of a line are passed over.
+#[derive(Clone, Serialize, Deserialize, postcard_schema::Schema)]
+struct Click {
+    user: u64,
+    logged_in: bool,
+}
+thalweg::data!(Click);
+
+/// Counts the clicks of every logged-in user, exactly once, however often it is killed.
+#[derive(Parser)]
+struct Options {
+    /// Click logs to read, one JSON object per line with `user` and `logged_in`; without any, the example makes its own.
+    files: Vec<PathBuf>,
+    /// Directory of input, output and checkpoints. The same directory again continues the job.
+    #[arg(long, default_value = "target/clicks")]
+    dir: PathBuf,
+    /// Clicks of the input that the example makes [default: 20000000].
+    #[arg(long)]
+    clicks: Option<u64>,
+    /// Users in that input; how often each one clicks follows Zipf's law [default: 1000000].
+    #[arg(long)]
+    users: Option<u64>,
+    /// Workers [default: one per core].
+    #[arg(long)]
+    workers: Option<usize>,
+    /// Partitions of each operator [default: the number of workers].
+    #[arg(long)]
+    parallelism: Option<u32>,
+    /// Time from one checkpoint to the next.
+    #[arg(long, default_value = "1s", value_parser = humantime::parse_duration)]
+    checkpoint_interval: Duration,
+    /// What checkpoints do about data in flight. After a kill, at-least-once output fails the verification.
+    #[arg(long, value_enum, default_value_t = Mode::Unaligned)]
+    mode: Mode,
+    /// Where keyed state lives.
+    #[arg(long, value_enum, default_value_t = Backend::Hashmap)]
+    state_backend: Backend,
+    /// What the workers run on.
+    #[arg(long, value_enum, default_value_t = Driver::Auto)]
+    driver: Driver,
+    /// Clicks per second to read at most; 0 for no limit.
+    #[arg(long, default_value_t = 0.0)]
+    rate: f64,
+    /// Only make the input.
+    #[arg(long)]
+    prepare: bool,
+    /// Only compare the output of a completed job with a single-threaded recount.
+    #[arg(long, conflicts_with = "prepare")]
+    verify: bool,
+    /// Show no progress.
+    #[arg(long)]
+    no_progress: bool,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum Mode {
+    Unaligned,
+    Aligned,
+    AtLeastOnce,
+}
+
+#[derive(Clone, Copy, PartialEq, ValueEnum)]
+enum Backend {
+    Hashmap,
+    Log,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum Driver {
+    Auto,
+    Glommio,
+    Threads,
+}
+
+/// Where the parts of a run lie.
+struct Layout {
+    input: PathBuf,
+    output: PathBuf,
+    checkpoints: PathBuf,
+    journal: PathBuf,
+}
+
+impl Layout {
+    fn new(dir: &Path) -> Self {
+        Layout {
+            input: dir.join("input"),
+            output: dir.join("output"),
+            checkpoints: dir.join("checkpoints"),
+            journal: dir.join("journal"),
+        }
+    }
+}
+
+fn main() -> ExitCode {
+    match run(&Options::parse()) {
+        Ok(code) => code,
+        Err(error) => {
+            eprintln!("error: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(options: &Options) -> Result<ExitCode, Error> {
+    if options.state_backend == Backend::Log {
+        return Err("--state-backend log is not available yet: use hashmap".into());
+    }
+    let reporter = Reporter::new(!options.no_progress);
+    let layout = Layout::new(&options.dir);
+    let input = match (options.files.is_empty(), options.verify) {
+        (false, _) => Input::given(&options.files)?,
+        (true, true) => Input::open(&layout.input)?,
+        (true, false) => Input::prepare(&layout.input, options.clicks, options.users, &reporter)?,
+    };
+    if options.prepare {
+        println!("prepared: {input}");
+        return Ok(ExitCode::SUCCESS);
+    }
+    let mut journal = Journal::open(&layout.journal)?;
+    journal.expect_input(&input)?;
+    if options.verify && !journal.is_complete() {
+        return Err("the job is not complete: run the same command without --verify first".into());
+    }
+    if journal.is_complete() {
+        if !options.verify {
+            println!("complete already: {} is only verified again", options.dir.display());
+        }
+    } else {
+        process(options, &layout, &input, &mut journal, &reporter)?;
+    }
+    let verdict = verify::verify(&input, &layout.output, &reporter)?;
+    println!("{}", verdict.describe(journal.restores()));
+    Ok(if verdict.is_exact() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// Runs the job to its end, from wherever an earlier run has left it.
+fn process(
+    options: &Options,
+    layout: &Layout,
+    input: &Input,
+    journal: &mut Journal,
+    reporter: &Reporter,
+) -> Result<(), Error> {
+    let engine = engine(options, layout)?;
+    let driver = format!("{:?}", engine.driver()).to_lowercase();
+    println!("{} workers on {driver}, reading {input}", engine.config().workers);
+    if let Some(reason) = engine.fallback_reason() {
+        println!("glommio is not used: {reason}");
+    }
+    let begun = Instant::now();
+    let job = engine.run(dataflow(options, layout, input))?;
+    watch(&job, input, journal, reporter)?;
+    summarise(&job, begun.elapsed());
+    Ok(())
+}
+
+fn engine(options: &Options, layout: &Layout) -> Result<Engine, Error> {
+    let mut builder = Engine::builder()
+        .driver(match options.driver {
+            Driver::Auto => DriverChoice::Auto,
+            Driver::Glommio => DriverChoice::Glommio,
+            Driver::Threads => DriverChoice::Threads,
+        })
+        .checkpoint_dir(&layout.checkpoints)
+        .checkpoint_interval(options.checkpoint_interval)
+        .checkpoint_mode(match options.mode {
+            Mode::Unaligned => CheckpointMode::Unaligned,
+            Mode::Aligned => CheckpointMode::Aligned,
+            Mode::AtLeastOnce => CheckpointMode::AtLeastOnce,
+        })
+        // A full disk should end the example, not keep it busy for ever.
+        .restart_strategy(RestartStrategy::FixedDelay { attempts: 3, delay: Duration::from_secs(1) });
+    if let Some(workers) = options.workers {
+        builder = builder.workers(workers);
+    }
+    if let Some(parallelism) = options.parallelism {
+        builder = builder.parallelism(parallelism);
+    }
+    Ok(builder.build()?)
+}
+
+/// The job: one source per input path, and one count over all of them.
+fn dataflow(options: &Options, layout: &Layout, input: &Input) -> Dataflow {
+    let flow = Dataflow::new("clicks");
+    let paths = input.paths();
+    let mut logged_in = paths.iter().enumerate().map(|(index, path)| {
+        let clicks = flow.source(format!("clicks {index}"), FileSource::ndjson::<Click>(path));
+        let clicks = match options.rate {
+            rate if rate > 0.0 => clicks.with_rate_limit(rate / paths.len() as f64),
+            _ => clicks,
+        };
+        clicks.filter(format!("logged in {index}"), |click: &Click| click.logged_in)
+    });
+    // Files appear about every fourth checkpoint, small enough to follow and large enough not to be many.
+    let sink = FileSink::csv(&layout.output).roll_interval(options.checkpoint_interval * 4);
+    match (logged_in.next(), logged_in.next()) {
+        (Some(first), Some(second)) => {
+            let both = first.union(second);
+            count_per_user(logged_in.fold(both, |all, next| all.union(next)), sink);
+        }
+        (Some(only), None) => count_per_user(only, sink),
+        (None, _) => unreachable!("an input has a path"),
+    }
+    flow
+}
+
+fn count_per_user<H, L>(clicks: Stream<H, L>, sink: FileSink<thalweg::connector::files::Csv<(u64, u64)>>)
+where
+    H: Head,
+    L: Link<H::Out, Out = Click>,
+{
+    clicks.key_by(|click: &Click| click.user).sum("clicks per user", |_: &Click| 1_u64).sink("totals", sink);
+}
+
+/// Shows the job's progress until it ends; journals each restore and the end.
+fn watch(job: &JobHandle, input: &Input, journal: &mut Journal, reporter: &Reporter) -> Result<(), Error> {
+    let mut started = false;
+    let mut restarts = 0;
+    let mut progress = JobProgress::new(reporter, input);
+    loop {
+        // The first look comes soon after the start; later ones as often as a person reads.
+        let ended = job.wait_timeout(Duration::from_millis(if started { 100 } else { 5 }));
+        let metrics = job.metrics();
+        let checkpoints = &metrics.checkpoints;
+        let runs = matches!(job.status(), JobStatus::Running | JobStatus::Finished);
+        if runs && (!started || checkpoints.restarts > restarts) {
+            started = true;
+            restarts = checkpoints.restarts;
+            match checkpoints.restored {
+                Some(checkpoint) => {
+                    journal.restored(checkpoint.0)?;
+                    reporter.say(&format!("restored checkpoint {checkpoint}"));
+                }
+                None => reporter.say("started at the beginning"),
+            }
+        }
+        if let Some(outcome) = ended {
+            progress.finish();
+            outcome?;
+            return Ok(journal.complete()?);
+        }
+        progress.show(&metrics);
+    }
+}
+
+fn summarise(job: &JobHandle, took: Duration) {
+    let metrics = job.metrics();
+    let clicks: u64 = metrics.tasks.iter().filter(|task| task.is_source).map(|task| task.records_in).sum();
+    let checkpoints = metrics.checkpoints;
+    let seconds = took.as_secs_f64();
+    let failed = |record: &&CheckpointRecord| matches!(record.outcome, CheckpointOutcome::Failed(_));
+    let others = match checkpoints.history.iter().rev().find(failed).map(|record| &record.outcome) {
+        Some(CheckpointOutcome::Failed(why)) => {
+            format!(", {} not, the last because {why}", checkpoints.failed)
+        }
+        _ => String::new(),
+    };
+    println!(
+        "read {} clicks in {seconds:.2} s, {:.2} million per second; {} checkpoints completed{others}",
+        count(clicks),
+        clicks as f64 / seconds / 1e6,
+        checkpoints.completed,
+    );
+}

@@ -1,0 +1,130 @@
+//! Kills a real process, over and over, and demands every result exactly once.
+
+use std::process::{Child, Command, Stdio};
+use std::thread;
+use std::time::{Duration, Instant};
+use thalweg_tests::clicks::{Clicks, Random};
+
+/// Kills that must each be followed by a restore from a newer checkpoint.
+const KILLS: usize = 20;
+
+/// A process that keeps a core busy until it is dropped.
+struct Busy(Child);
+
+impl Busy {
+    fn start() -> Self {
+        let child = Command::new("sh").args(["-c", "while :; do :; done"]).stdin(Stdio::null()).spawn();
+        Busy(child.expect("a shell starts"))
+    }
+}
+
+impl Drop for Busy {
+    fn drop(&mut self) {
+        // It never ends by itself, so both can only succeed.
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+fn killed_at_random_moments_every_total_appears_once(driver: &str, mode: &str) {
+    let dir = tempfile::tempdir().expect("a temporary directory");
+    let options = ["--driver", driver, "--mode", mode, "--workers", "2", "--checkpoint-interval", "50ms"];
+    let clicks = Clicks::new(dir.path(), &options);
+    clicks.succeed(&["--prepare", "--clicks", "1500000", "--users", "20000"]);
+    let mut random = Random::seeded(&format!("{driver}, {mode}"));
+    let restored = clicks.kill_at_random(&mut random, KILLS);
+    // The rest at full speed, through the end of the input.
+    let ended = clicks.succeed(&[]);
+    assert!(ended.lines.iter().any(|line| line.starts_with("restored checkpoint ")), "{}", ended.said());
+    clicks.assert_exactly_once();
+    let verdict = clicks.succeed(&["--verify"]);
+    let line = verdict.lines.iter().find(|line| line.starts_with("verified: ")).expect("a verdict");
+    let restores = line.rsplit(", ").next().and_then(|last| last.strip_suffix(" restores"));
+    let restores: usize = restores.and_then(|number| number.parse().ok()).expect("a number of restores");
+    assert!(restores > restored.len(), "{line}: {} restores were seen", restored.len() + 1);
+    let again = clicks.succeed(&[]);
+    assert!(again.lines[0].starts_with("complete already"), "{}", again.said());
+}
+
+#[test]
+fn killed_on_glommio_every_total_appears_once() {
+    killed_at_random_moments_every_total_appears_once("glommio", "unaligned");
+}
+
+#[test]
+fn killed_on_threads_beside_a_busy_process_every_total_appears_once() {
+    let _busy = Busy::start();
+    killed_at_random_moments_every_total_appears_once("threads", "unaligned");
+}
+
+#[test]
+fn killed_with_aligned_checkpoints_every_total_appears_once() {
+    killed_at_random_moments_every_total_appears_once("auto", "aligned");
+}
+
+#[test]
+fn a_killed_preparation_starts_again_cleanly() {
+    let dir = tempfile::tempdir().expect("a temporary directory");
+    let clicks = Clicks::new(dir.path(), &[]);
+    let prepare = ["--prepare", "--clicks", "2000000", "--users", "1000"];
+    let running = clicks.start(&prepare);
+    let deadline = Instant::now() + Duration::from_secs(60);
+    while !dir.path().join("input.unfinished").join("clicks-03.ndjson").exists() {
+        assert!(Instant::now() < deadline, "the preparation does not begin");
+        thread::yield_now();
+    }
+    running.kill();
+    assert!(!dir.path().join("input").exists(), "an unfinished log has its final name");
+    clicks.succeed(&prepare);
+    let lines = |file: &str| {
+        let log = std::fs::read_to_string(dir.path().join("input").join(file)).expect("the log is there");
+        assert!(log.ends_with("}\n"));
+        log.lines().count()
+    };
+    let files = ["clicks-00.ndjson", "clicks-01.ndjson", "clicks-02.ndjson", "clicks-03.ndjson"];
+    assert_eq!(files.map(lines), [500_000; 4]);
+}
+
+#[test]
+fn a_job_at_another_parallelism_continues_exactly() {
+    let dir = tempfile::tempdir().expect("a temporary directory");
+    let clicks = Clicks::new(dir.path(), &["--checkpoint-interval", "50ms"]);
+    clicks.succeed(&["--prepare", "--clicks", "1000000", "--users", "5000"]);
+    for parallelism in ["2", "3", "1", "2"] {
+        let mut running = clicks.start(&["--parallelism", parallelism, "--rate", "50000"]);
+        running.line_that(|line| line.starts_with("restored ") || line.starts_with("started "));
+        // Long enough for some checkpoints, and for files to be published.
+        thread::sleep(Duration::from_millis(1_500));
+        running.kill();
+    }
+    let ended = clicks.succeed(&["--parallelism", "4"]);
+    assert!(ended.lines.iter().any(|line| line.starts_with("restored checkpoint ")), "{}", ended.said());
+    assert!(ended.lines.iter().any(|line| line.starts_with("verified: ")), "{}", ended.said());
+}
+
+#[test]
+fn a_changed_output_is_not_verified() {
+    let dir = tempfile::tempdir().expect("a temporary directory");
+    let clicks = Clicks::new(dir.path(), &[]);
+    clicks.succeed(&["--prepare", "--clicks", "1000", "--users", "10"]);
+    let incomplete = clicks.run(&["--verify"]);
+    assert!(incomplete.errors.contains("the job is not complete"), "{}", incomplete.said());
+    assert_eq!(incomplete.status.code(), Some(1));
+    clicks.succeed(&[]);
+    let output = dir.path().join("output");
+    let part = std::fs::read_dir(&output).expect("there is output").next().expect("a file").expect("a file");
+    let rows = std::fs::read_to_string(part.path()).expect("a file of text");
+    let (first, rest) = rows.split_once('\n').expect("a row");
+    let damaged =
+        [rest.to_owned(), format!("{first}\n{rows}"), format!("{rest}{first}\n"), format!("{rows}1,")];
+    for text in damaged {
+        std::fs::write(part.path(), text).expect("a file can be written");
+        let ended = clicks.run(&["--verify"]);
+        assert_eq!(ended.status.code(), Some(1), "{}", ended.said());
+        assert!(ended.lines.iter().any(|line| line.starts_with("NOT verified")), "{}", ended.said());
+    }
+    std::fs::write(part.path(), rows).expect("a file can be written");
+    clicks.succeed(&["--verify"]);
+    std::fs::write(output.join(".part-00000-000009.csv.3.inprogress"), "").expect("a file can be written");
+    assert_eq!(clicks.run(&["--verify"]).status.code(), Some(1));
+}
