@@ -30,7 +30,7 @@ fn killed_at_random_moments_every_total_appears_once(driver: &str, mode: &str) {
     let dir = tempfile::tempdir().expect("a temporary directory");
     let options = ["--driver", driver, "--mode", mode, "--workers", "2", "--checkpoint-interval", "50ms"];
     let clicks = Clicks::new(dir.path(), &options);
-    clicks.succeed(&["--prepare", "--clicks", "1500000", "--users", "20000"]);
+    clicks.succeed(&["--prepare", "--clicks", "3000000", "--users", "20000"]);
     let mut random = Random::seeded(&format!("{driver}, {mode}"));
     let restored = clicks.kill_at_random(&mut random, KILLS);
     // The rest at full speed, through the end of the input.
