@@ -60,7 +60,7 @@ impl Bar {
         } else if self.lines && self.line_at.elapsed() >= LINE_INTERVAL {
             self.line_at = Instant::now();
             let percent = 100 * u128::from(done.min(self.total)) / u128::from(self.total.max(1));
-            eprintln!("{}: {percent} % {message}", self.label);
+            eprintln!("{}", format!("{}: {percent} % {message}", self.label).trim_end());
         }
     }
 
