@@ -176,7 +176,8 @@ impl Clicks {
         let mut starts = 0;
         while restored.len() < kills {
             assert!(Instant::now() < deadline, "only {restored:?} restored in {starts} starts");
-            let rate = (5_000 + random.below(45_000)).to_string();
+            // Mostly slow, so that the input lasts; sometimes fast, so that much is in flight.
+            let rate = if random.below(6) == 0 { 400_000 } else { 5_000 + random.below(45_000) }.to_string();
             let mut running = self.start(&["--rate", &rate]);
             starts += 1;
             // Mostly while it counts, sometimes while it starts or restores. The sleeps are the random moments.

@@ -96,7 +96,7 @@ fn killed_without_io_uring_every_total_appears_once() {
     let dir = tempfile::tempdir().expect("a temporary directory");
     let options = ["--workers", "2", "--checkpoint-interval", "50ms"];
     let clicks = Clicks::new(dir.path(), &options).confined(without_io_uring);
-    clicks.succeed(&["--prepare", "--clicks", "1500000", "--users", "20000"]);
+    clicks.succeed(&["--prepare", "--clicks", "3000000", "--users", "20000"]);
     clicks.kill_at_random(&mut Random::seeded("without io_uring"), KILLS);
     let ended = clicks.succeed(&[]);
     assert!(ended.lines.iter().any(|line| line.starts_with("verified: ")), "{}", ended.said());

@@ -49,7 +49,8 @@ impl Input {
         let mut files = entries.map(|entry| Ok(entry?.path())).collect::<io::Result<Vec<_>>>()?;
         files.retain(|file| file.file_name().is_some_and(|name| !name.to_string_lossy().starts_with('.')));
         files.sort();
-        Input::of(vec![dir.to_owned()], files)
+        // A checkpoint names its input, and may be restored from another working directory.
+        Input::of(vec![dir.canonicalize()?], files)
     }
 
     /// The log in `dir`, made now unless it is there. Numbers that are given must be those that it was made with.
@@ -133,7 +134,9 @@ impl Input {
 
 impl fmt::Display for Input {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let paths: Vec<_> = self.paths.iter().map(|path| path.display().to_string()).collect();
+        let here = std::env::current_dir().unwrap_or_default();
+        let short = |path: &PathBuf| path.strip_prefix(&here).unwrap_or(path).display().to_string();
+        let paths: Vec<_> = self.paths.iter().map(short).collect();
         let megabytes = self.bytes.div_ceil(1_000_000);
         write!(f, "{} ({} files, {} MB)", paths.join(" "), self.files.len(), count(megabytes))
     }
@@ -189,7 +192,7 @@ impl Recipe {
             let uniform = (random >> 11) as f64 / (1_u64 << 53) as f64;
             let rank = ((uniform * log_users).exp() as u64).clamp(1, self.users);
             let other = mix(random);
-            let logged_in = if other % 10 == 0 { "false" } else { "true" };
+            let logged_in = if other.is_multiple_of(10) { "false" } else { "true" };
             for part in [
                 "{\"user\":",
                 user.format(rank),

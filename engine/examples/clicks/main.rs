@@ -151,7 +151,7 @@ fn run(options: &Options) -> Result<ExitCode, Error> {
         (true, false) => Input::prepare(&layout.input, options.clicks, options.users, &reporter)?,
     };
     if options.prepare {
-        println!("prepared: {input}");
+        reporter.say(&format!("prepared: {input}"));
         return Ok(ExitCode::SUCCESS);
     }
     let mut journal = Journal::open(&layout.journal)?;
@@ -161,13 +161,13 @@ fn run(options: &Options) -> Result<ExitCode, Error> {
     }
     if journal.is_complete() {
         if !options.verify {
-            println!("complete already: {} is only verified again", options.dir.display());
+            reporter.say(&format!("complete already: {} is only verified again", options.dir.display()));
         }
     } else {
         process(options, &layout, &input, &mut journal, &reporter)?;
     }
     let verdict = verify::verify(&input, &layout.output, &reporter)?;
-    println!("{}", verdict.describe(journal.restores()));
+    reporter.say(&verdict.describe(journal.restores()));
     Ok(if verdict.is_exact() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
@@ -181,14 +181,14 @@ fn process(
 ) -> Result<(), Error> {
     let engine = engine(options, layout)?;
     let driver = format!("{:?}", engine.driver()).to_lowercase();
-    println!("{} workers on {driver}, reading {input}", engine.config().workers);
+    reporter.say(&format!("{} workers on {driver}, reading {input}", engine.config().workers));
     if let Some(reason) = engine.fallback_reason() {
-        println!("glommio is not used: {reason}");
+        reporter.say(&format!("glommio is not used: {reason}"));
     }
     let begun = Instant::now();
     let job = engine.run(dataflow(options, layout, input))?;
     watch(&job, input, journal, reporter)?;
-    summarise(&job, begun.elapsed());
+    reporter.say(&summary(&job, begun.elapsed()));
     Ok(())
 }
 
@@ -281,7 +281,7 @@ fn watch(job: &JobHandle, input: &Input, journal: &mut Journal, reporter: &Repor
     }
 }
 
-fn summarise(job: &JobHandle, took: Duration) {
+fn summary(job: &JobHandle, took: Duration) -> String {
     let metrics = job.metrics();
     let clicks: u64 = metrics.tasks.iter().filter(|task| task.is_source).map(|task| task.records_in).sum();
     let checkpoints = metrics.checkpoints;
@@ -293,10 +293,10 @@ fn summarise(job: &JobHandle, took: Duration) {
         }
         _ => String::new(),
     };
-    println!(
+    format!(
         "read {} clicks in {seconds:.2} s, {:.2} million per second; {} checkpoints completed{others}",
         count(clicks),
         clicks as f64 / seconds / 1e6,
         checkpoints.completed,
-    );
+    )
 }

@@ -3,7 +3,7 @@
 use crate::input::Input;
 use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
 use std::collections::HashMap;
-use std::io::IsTerminal;
+use std::io::{IsTerminal, Write};
 use std::time::{Duration, Instant};
 use thalweg::job::JobMetrics;
 
@@ -38,7 +38,8 @@ impl Reporter {
 
     /// Prints a line of the run's record, above any bar.
     pub fn say(&self, line: &str) {
-        self.bars.suspend(|| println!("{line}"));
+        // Whoever read the output may have gone; the job goes on.
+        let _ = self.bars.suspend(|| writeln!(std::io::stdout(), "{line}"));
     }
 }
 
@@ -59,7 +60,7 @@ impl Bar {
         } else if self.lines && self.line_at.elapsed() >= LINE_INTERVAL {
             self.line_at = Instant::now();
             let percent = 100 * u128::from(done.min(self.total)) / u128::from(self.total.max(1));
-            eprintln!("{}: {percent} % {message}", self.label);
+            eprintln!("{}", format!("{}: {percent} % {message}", self.label).trim_end());
         }
     }
 
@@ -156,7 +157,7 @@ pub fn count(number: u64) -> String {
     let digits = number.to_string();
     let mut text = String::new();
     for (index, digit) in digits.char_indices() {
-        if index > 0 && (digits.len() - index) % 3 == 0 {
+        if index > 0 && (digits.len() - index).is_multiple_of(3) {
             text.push(',');
         }
         text.push(digit);
