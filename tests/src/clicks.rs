@@ -54,7 +54,7 @@ fn workspace() -> &'static Path {
 
 fn built_after_sources(binary: &Path) -> bool {
     let Ok(built) = binary.metadata().and_then(|data| data.modified()) else { return false };
-    let sources = ["engine/src", "engine/examples/clicks", "storage/src", "engine/Cargo.toml", "Cargo.lock"];
+    let sources = ["engine/src", "engine/examples", "storage/src", "engine/Cargo.toml", "Cargo.lock"];
     sources.iter().all(|source| newest(&workspace().join(source)) <= built)
 }
 

@@ -14,9 +14,13 @@
 //!
 //! Reading order: this file, [`input`], [`journal`], [`progress`], [`verify`].
 
+#[path = "clicks/input.rs"]
 mod input;
+#[path = "clicks/journal.rs"]
 mod journal;
+#[path = "clicks/progress.rs"]
 mod progress;
+#[path = "clicks/verify.rs"]
 mod verify;
 
 use clap::{Parser, ValueEnum};
