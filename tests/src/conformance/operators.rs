@@ -41,7 +41,7 @@ impl FailingMap {
     }
 
     fn fails(&self, run: u64, completed: u64) -> bool {
-        self.subtask == 0 && self.run == run && self.completed >= completed
+        self.control.is_scheduled() && self.subtask == 0 && self.run == run && self.completed >= completed
     }
 }
 
