@@ -67,6 +67,9 @@ scenarios! {
     multi_input_5_unaligned_is_exactly_once: MultiInput 5 Unaligned, 12 seeds;
     multi_input_5_aligned_is_exactly_once: MultiInput 5 Aligned, 8 seeds;
     multi_input_5_with_timeout_is_exactly_once: MultiInput 5 AlignedWithTimeout, 12 seeds;
+    shared_3_unaligned_is_exactly_once: Shared 3 Unaligned, 12 seeds;
+    shared_3_aligned_is_exactly_once: Shared 3 Aligned, 12 seeds;
+    shared_3_with_timeout_is_exactly_once: Shared 3 AlignedWithTimeout, 12 seeds;
 }
 
 /// Power losses and failing disks, by `seeds` seeds.
@@ -101,6 +104,11 @@ fn union_survives_power_losses_unaligned() {
 #[test]
 fn multi_input_survives_power_losses_with_timeout() {
     survive(Topology::MultiInput, 2, Mode::AlignedWithTimeout, 30);
+}
+
+#[test]
+fn shared_survives_power_losses_unaligned() {
+    survive(Topology::Shared, 2, Mode::Unaligned, 30);
 }
 
 #[test]

@@ -136,16 +136,15 @@ fn judge(
         };
         seen.entry((tag, value % control.splits)).or_default().push(value);
     }
-    let tags = if scenario.topology == Topology::MultiInput { 1 } else { scenario.sources() };
-    for tag in 0..tags {
+    for &(tag, source) in scenario.tags() {
         for split in 0..control.splits {
             let end_of = |tag| ends.get(&(tag, split)).copied();
             let end = match scenario.topology {
                 Topology::MultiInput => end_of(0).min(end_of(1)).min(end_of(2)),
-                _ => end_of(tag),
+                _ => end_of(source),
             };
             let Some(end) = end else {
-                violations.push(format!("source {tag} split {split} did not end"));
+                violations.push(format!("source {source} split {split} did not end"));
                 continue;
             };
             let end = if end == 0 { 0 } else { end + FAREWELL_VALUES };
@@ -153,7 +152,7 @@ fn judge(
             let got = seen.remove(&(tag, split)).unwrap_or_default();
             if !got.iter().copied().eq(expected) {
                 violations.push(format!(
-                    "committed: source {tag} split {split} has {} values up to {:?} where {end} were emitted",
+                    "committed: tag {tag} split {split} has {} values up to {:?} where {end} were emitted",
                     got.len(),
                     got.iter().max(),
                 ));
@@ -229,6 +228,7 @@ impl SimulatedRun {
         let sink = VerifyingSink { control: control.clone(), committed: committed.clone() };
         let builder = settings(scenario, 1 + seed % 2, 2 + seed % 5, interval)
             .workers(1 + seed % 7)
+            .max_concurrent_checkpoints(1 + seed % 3)
             .checkpoint_dir("/checkpoints");
         let options = SimulationOptions::seeded(self.seed);
         let mut simulation =
