@@ -2,11 +2,10 @@
 //!
 //! `THALWEG_SEED=<seed>` replays one seed of each test; `THALWEG_RUNS=<n>` multiplies the number of seeds.
 
-use thalweg_tests::conformance::{Mode, Scenario, SimulatedRun, Tally, Topology};
+use thalweg_tests::conformance::{CrashRun, Mode, Outcome, Scenario, SimulatedRun, Tally, Topology};
 
-/// Runs `seeds` seeds of one scenario; panics with the first that violates anything.
-fn hold(topology: Topology, parallelism: u32, mode: Mode, seeds: u64) {
-    let scenario = Scenario { topology, parallelism, mode };
+/// Runs `run` by `seeds` seeds, or by the one to replay; panics with the first that violates anything.
+fn try_seeds(scenario: Scenario, seeds: u64, run: impl Fn(u64) -> Outcome) -> Option<Tally> {
     let replay =
         std::env::var("THALWEG_SEED").ok().map(|seed| seed.parse().expect("THALWEG_SEED is a number"));
     let times: u64 =
@@ -14,7 +13,7 @@ fn hold(topology: Topology, parallelism: u32, mode: Mode, seeds: u64) {
     let seeds = replay.map_or(0..seeds * times, |seed: u64| seed..seed + 1);
     let mut tally = Tally::default();
     for seed in seeds {
-        let outcome = SimulatedRun { scenario, seed }.run();
+        let outcome = run(seed);
         assert!(
             outcome.violations.is_empty(),
             "{scenario:?}, replay with THALWEG_SEED={seed}:\n{}",
@@ -23,9 +22,14 @@ fn hold(topology: Topology, parallelism: u32, mode: Mode, seeds: u64) {
         tally.add(&outcome.tally);
     }
     println!("{scenario:?}: {tally:?}");
-    if replay.is_some() {
-        return;
-    }
+    replay.is_none().then_some(tally)
+}
+
+/// Every scheduled failure, by `seeds` seeds.
+fn hold(topology: Topology, parallelism: u32, mode: Mode, seeds: u64) {
+    let scenario = Scenario { topology, parallelism, mode };
+    let run = |seed| SimulatedRun { scenario, seed }.run();
+    let Some(tally) = try_seeds(scenario, seeds, run) else { return };
     match mode {
         Mode::Unaligned => {
             assert!(tally.restored_records > 0, "no in-flight data were ever restored: {tally:?}")
@@ -63,6 +67,48 @@ scenarios! {
     multi_input_5_unaligned_is_exactly_once: MultiInput 5 Unaligned, 12 seeds;
     multi_input_5_aligned_is_exactly_once: MultiInput 5 Aligned, 8 seeds;
     multi_input_5_with_timeout_is_exactly_once: MultiInput 5 AlignedWithTimeout, 12 seeds;
+    shared_3_unaligned_is_exactly_once: Shared 3 Unaligned, 12 seeds;
+    shared_3_aligned_is_exactly_once: Shared 3 Aligned, 12 seeds;
+    shared_3_with_timeout_is_exactly_once: Shared 3 AlignedWithTimeout, 12 seeds;
+}
+
+/// Power losses and failing disks, by `seeds` seeds.
+fn survive(topology: Topology, parallelism: u32, mode: Mode, seeds: u64) {
+    let scenario = Scenario { topology, parallelism, mode };
+    let run = |seed| CrashRun { scenario, seed }.run();
+    if let Some(tally) = try_seeds(scenario, seeds, run) {
+        assert!(tally.restored_records > 0, "no in-flight data were ever restored: {tally:?}");
+    }
+}
+
+#[test]
+fn pipeline_survives_power_losses_unaligned() {
+    survive(Topology::Pipeline, 3, Mode::Unaligned, 30);
+}
+
+#[test]
+fn pipeline_survives_power_losses_aligned() {
+    survive(Topology::Pipeline, 3, Mode::Aligned, 30);
+}
+
+#[test]
+fn pipeline_survives_power_losses_with_timeout() {
+    survive(Topology::Pipeline, 3, Mode::AlignedWithTimeout, 30);
+}
+
+#[test]
+fn union_survives_power_losses_unaligned() {
+    survive(Topology::Union, 2, Mode::Unaligned, 30);
+}
+
+#[test]
+fn multi_input_survives_power_losses_with_timeout() {
+    survive(Topology::MultiInput, 2, Mode::AlignedWithTimeout, 30);
+}
+
+#[test]
+fn shared_survives_power_losses_unaligned() {
+    survive(Topology::Shared, 2, Mode::Unaligned, 30);
 }
 
 #[test]

@@ -194,9 +194,9 @@ impl Core {
         (&self.stats, self.stats_version)
     }
 
-    /// True when an acknowledgement of a checkpoint under way names the file: it must not be deleted.
+    /// True when a checkpoint under way names the file or may still do so: it must not be deleted.
     pub(super) fn in_use(&self, path: &str) -> bool {
-        self.keep_files || self.files.in_use(path)
+        self.keep_files || self.files.in_use(path, self.finalising)
     }
 
     /// The workers whose heartbeats matter now.

@@ -3,6 +3,8 @@
 //! Always true:
 //! - a file that an acknowledgement of a checkpoint under way names is in use until that checkpoint is published or
 //!   discarded;
+//! - so is every file of the checkpoints that one under way may build upon, although no acknowledgement has named it
+//!   yet: the newest that was complete when it was triggered, and those completed since;
 //! - a file of a failed checkpoint is never offered for deletion while a checkpoint under way or a retained one
 //!   names it;
 //! - the segments of a failed checkpoint are offered only once a later one has completed or the attempt is over:
@@ -27,6 +29,10 @@ pub(super) struct Files {
     /// How many acknowledgements of checkpoints under way name a file.
     held: HashMap<String, u32>,
     pending: BTreeMap<CheckpointId, Named>,
+    /// For each checkpoint under way, the newest one that was complete when it was triggered.
+    building: BTreeMap<CheckpointId, Option<CheckpointId>>,
+    /// Completed checkpoints that one under way may build upon, oldest first; the newest always.
+    bases: VecDeque<(CheckpointId, HashSet<String>)>,
     /// The newest completed checkpoints, oldest first.
     retained: VecDeque<(CheckpointId, HashSet<String>)>,
     /// Ids of the last [`COMPLETED_MAX`] completed checkpoints, oldest first.
@@ -77,15 +83,28 @@ impl Files {
             retain: retain.max(1),
             held: HashMap::new(),
             pending: BTreeMap::new(),
+            building: BTreeMap::new(),
+            bases: VecDeque::new(),
             retained: VecDeque::new(),
             completed: VecDeque::new(),
             left_over: BTreeMap::new(),
         }
     }
 
-    /// True when an acknowledgement of a checkpoint under way names the file.
-    pub(super) fn in_use(&self, path: &str) -> bool {
-        self.held.contains_key(path)
+    /// True when an acknowledgement of a checkpoint under way names the file, or one that is yet to come may. Of
+    /// `publishing` every acknowledgement has come.
+    pub(super) fn in_use(&self, path: &str, publishing: Option<CheckpointId>) -> bool {
+        if self.held.contains_key(path) {
+            return true;
+        }
+        let building = self.building.iter().filter(|(id, _)| Some(**id) != publishing);
+        let Some(oldest) = building.map(|(_, base)| *base).min() else { return false };
+        self.bases.iter().any(|(id, files)| Some(*id) >= oldest && files.contains(path))
+    }
+
+    /// Tasks are being told of `id`.
+    pub(super) fn triggered(&mut self, id: CheckpointId) {
+        self.building.insert(id, self.bases.back().map(|(newest, _)| *newest));
     }
 
     /// An acknowledgement of a checkpoint under way has come.
@@ -154,6 +173,11 @@ impl Files {
     }
 
     fn release(&mut self, id: CheckpointId) -> Named {
+        self.building.remove(&id);
+        let oldest = self.building.values().min().copied();
+        while self.bases.len() > 1 && oldest.is_none_or(|oldest| Some(self.bases[0].0) < oldest) {
+            self.bases.pop_front();
+        }
         let named = self.pending.remove(&id).unwrap_or_default();
         for path in named.all() {
             if let Some(count) = self.held.get_mut(path) {
@@ -171,6 +195,7 @@ impl Files {
         if self.completed.len() > COMPLETED_MAX {
             self.completed.pop_front();
         }
+        self.bases.push_back((id, files.clone()));
         self.retained.push_back((id, files));
         if self.retained.len() > self.retain {
             self.retained.pop_front();
@@ -185,7 +210,7 @@ impl Files {
     fn without_used(&self, files: impl IntoIterator<Item = String>) -> Vec<String> {
         let named_by_retained = |path: &String| self.retained.iter().any(|(_, files)| files.contains(path));
         let mut unused: Vec<String> =
-            files.into_iter().filter(|path| !self.in_use(path) && !named_by_retained(path)).collect();
+            files.into_iter().filter(|path| !self.in_use(path, None) && !named_by_retained(path)).collect();
         unused.sort_unstable();
         unused.dedup();
         unused

@@ -3,7 +3,7 @@
 //! Always true: violations only ever count up. What must roll back with a restore is operator state, never here.
 
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -19,6 +19,9 @@ pub struct Control {
     pub interval: Duration,
     /// Number of splits of each source.
     pub splits: u64,
+    /// Whether the job fails by the schedule; else it ends when told to.
+    scheduled: bool,
+    told_to_end: AtomicBool,
     /// Completed checkpoints as the failing operator's state has them.
     completed: AtomicU64,
     /// Of those, the ones of the present attempt.
@@ -32,11 +35,22 @@ pub struct Control {
 }
 
 impl Control {
-    /// For a job with `splits` splits per source.
+    /// For a job with `splits` splits per source that fails by the schedule and then ends.
     pub fn new(interval: Duration, splits: u64) -> Arc<Self> {
+        Self::with_schedule(interval, splits, true)
+    }
+
+    /// For a job that goes on until [`Control::end`], whatever happens to it meanwhile.
+    pub fn unscheduled(interval: Duration, splits: u64) -> Arc<Self> {
+        Self::with_schedule(interval, splits, false)
+    }
+
+    fn with_schedule(interval: Duration, splits: u64, scheduled: bool) -> Arc<Self> {
         Arc::new(Control {
             interval,
             splits,
+            scheduled,
+            told_to_end: AtomicBool::new(false),
             completed: AtomicU64::new(0),
             completed_in_run: AtomicU64::new(0),
             failures: Default::default(),
@@ -57,8 +71,22 @@ impl Control {
         self.completed_in_run.fetch_add(1, Ordering::Relaxed);
     }
 
+    /// Lets a job without schedule end, after its next checkpoint.
+    pub fn end(&self) {
+        self.told_to_end.store(true, Ordering::Relaxed);
+    }
+
+    /// True when the job fails by the schedule.
+    pub(super) fn is_scheduled(&self) -> bool {
+        self.scheduled
+    }
+
     /// True when sources should end: from run 4 on, once enough checkpoints are complete.
     pub(super) fn should_end(&self, run: u64) -> bool {
+        if !self.scheduled {
+            return self.told_to_end.load(Ordering::Relaxed)
+                && self.completed_in_run.load(Ordering::Relaxed) >= 1;
+        }
         run + 1 >= FAILURES
             && self.completed.load(Ordering::Relaxed) >= COMPLETED_MIN
             && self.completed_in_run.load(Ordering::Relaxed) >= 1

@@ -17,5 +17,5 @@ mod source;
 mod topology;
 
 pub use control::{Control, FAILURES};
-pub use run::{Outcome, RealRun, SimulatedRun, Tally};
+pub use run::{CrashRun, Outcome, RealRun, SimulatedRun, Tally};
 pub use topology::{Mode, Scenario, Topology};

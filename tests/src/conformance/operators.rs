@@ -41,7 +41,7 @@ impl FailingMap {
     }
 
     fn fails(&self, run: u64, completed: u64) -> bool {
-        self.subtask == 0 && self.run == run && self.completed >= completed
+        self.control.is_scheduled() && self.subtask == 0 && self.run == run && self.completed >= completed
     }
 }
 
@@ -194,6 +194,39 @@ impl ProcessFunction<u64> for Farewell {
             for ((tag, _), last) in &self.last {
                 out.collect(encode(*tag, last + n * self.control.splits));
             }
+        }
+        Ok(())
+    }
+}
+
+/// Keeps, of records that every subtask gets, those of the subtask's own splits.
+#[derive(Clone)]
+pub struct OwnShare {
+    control: Arc<Control>,
+    subtask: u64,
+    parallelism: u64,
+}
+
+impl OwnShare {
+    /// For the job of `control`.
+    pub fn new(control: &Arc<Control>) -> Self {
+        OwnShare { control: Arc::clone(control), subtask: 0, parallelism: 1 }
+    }
+}
+
+impl ProcessFunction<u64> for OwnShare {
+    type Out = u64;
+    type State = ();
+
+    fn open(&mut self, context: &RuntimeContext, _: Vec<()>) -> Result<(), BoxError> {
+        (self.subtask, self.parallelism) = (u64::from(context.subtask), u64::from(context.parallelism));
+        Ok(())
+    }
+
+    fn process(&mut self, record: u64, out: &mut Collector<u64>) -> Result<(), BoxError> {
+        let split = split_of(checked(&self.control, "share of a broadcast", record), self.control.splits);
+        if split % self.parallelism == self.subtask {
+            out.collect(record);
         }
         Ok(())
     }

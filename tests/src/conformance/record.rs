@@ -17,6 +17,11 @@ pub fn decode(record: u64) -> Option<(Tag, u64)> {
     (tag < 3).then_some((tag, value))
 }
 
+/// The same value under another tag; damage stays.
+pub fn retag(record: u64, tag: Tag) -> u64 {
+    decode(record).map_or(record, |(_, value)| encode(tag, value))
+}
+
 /// Where `split` goes at the exchange `salt`: the same place for all of its values, every place for some split, and
 /// the splits of one source's subtask to different places.
 pub fn route(split: u64, salt: u64, partitions: usize) -> usize {

@@ -6,11 +6,13 @@ use super::record::decode;
 use super::sink::VerifyingSink;
 use super::topology::{Scenario, Topology};
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 use thalweg::connector::MemorySink;
 use thalweg::coordinator::CheckpointStats;
 use thalweg::job::{EngineBuilder, Simulation, SimulationOptions};
 use thalweg::{DriverChoice, Engine, Error, RestartStrategy};
+use thalweg_storage::io::{CrashProfile, Fault, OpKind, SimDisk};
 
 /// A job that takes longer than this is stuck. Generous: the machine is busy on purpose.
 const WATCHDOG: Duration = Duration::from_secs(120);
@@ -114,7 +116,9 @@ fn judge(
         Some(Err(error)) => violations.push(format!("the job ended badly: {error}")),
         None => violations.push(format!("the job is stuck: {stats:?}")),
     }
-    if control.failures() != vec![1; FAILURES as usize] || stats.restarts != FAILURES {
+    if control.is_scheduled()
+        && (control.failures() != vec![1; FAILURES as usize] || stats.restarts != FAILURES)
+    {
         violations.push(format!(
             "failures per run {:?} and {} restarts, where each of {FAILURES} runs should fail once; history {:?}",
             control.failures(),
@@ -132,16 +136,15 @@ fn judge(
         };
         seen.entry((tag, value % control.splits)).or_default().push(value);
     }
-    let tags = if scenario.topology == Topology::MultiInput { 1 } else { scenario.sources() };
-    for tag in 0..tags {
+    for &(tag, source) in scenario.tags() {
         for split in 0..control.splits {
             let end_of = |tag| ends.get(&(tag, split)).copied();
             let end = match scenario.topology {
                 Topology::MultiInput => end_of(0).min(end_of(1)).min(end_of(2)),
-                _ => end_of(tag),
+                _ => end_of(source),
             };
             let Some(end) = end else {
-                violations.push(format!("source {tag} split {split} did not end"));
+                violations.push(format!("source {source} split {split} did not end"));
                 continue;
             };
             let end = if end == 0 { 0 } else { end + FAREWELL_VALUES };
@@ -149,7 +152,7 @@ fn judge(
             let got = seen.remove(&(tag, split)).unwrap_or_default();
             if !got.iter().copied().eq(expected) {
                 violations.push(format!(
-                    "committed: source {tag} split {split} has {} values up to {:?} where {end} were emitted",
+                    "committed: tag {tag} split {split} has {} values up to {:?} where {end} were emitted",
                     got.len(),
                     got.iter().max(),
                 ));
@@ -225,6 +228,7 @@ impl SimulatedRun {
         let sink = VerifyingSink { control: control.clone(), committed: committed.clone() };
         let builder = settings(scenario, 1 + seed % 2, 2 + seed % 5, interval)
             .workers(1 + seed % 7)
+            .max_concurrent_checkpoints(1 + seed % 3)
             .checkpoint_dir("/checkpoints");
         let options = SimulationOptions::seeded(self.seed);
         let mut simulation =
@@ -240,6 +244,125 @@ impl SimulatedRun {
         let (mut violations, values) = judge(scenario, &control, &committed, &metrics.checkpoints, ended);
         violations.extend(stuck);
         Outcome { violations, tally: watch.tally(values), digest: digest(&simulation) }
+    }
+}
+
+/// A job on simulated workers whose machine loses power and whose disk fails, several times.
+#[derive(Clone, Copy, Debug)]
+pub struct CrashRun {
+    /// The job.
+    pub scenario: Scenario,
+    /// Decides everything else.
+    pub seed: u64,
+}
+
+/// Power losses of a [`CrashRun`].
+const CRASHES: u64 = 6;
+
+/// Operations of the disk before a crash at most.
+const OPS_MAX: u64 = 1_500;
+
+/// Steps before a crash at most.
+const LIFE_STEPS_MAX: u64 = 20_000;
+
+/// What may fail; reads and lengths are not asked for while a job runs.
+const FAULTS: [OpKind; 6] =
+    [OpKind::Open, OpKind::Write, OpKind::SyncData, OpKind::Rename, OpKind::SyncDir, OpKind::CreateDir];
+
+impl CrashRun {
+    /// Runs it to its end.
+    pub fn run(&self) -> Outcome {
+        let scenario = &self.scenario;
+        let interval = Duration::from_millis(5);
+        let control = Control::unscheduled(interval, scenario.splits());
+        let committed = MemorySink::new();
+        let mut random = Random(self.seed);
+        let mut disk = SimDisk::new();
+        let mut watch = Watch::default();
+        let mut lives = Vec::new();
+        for life in 0..=CRASHES {
+            let last = life == CRASHES;
+            let sink = VerifyingSink { control: control.clone(), committed: committed.clone() };
+            let builder =
+                settings(scenario, 1 + random.below(2) as usize, 2 + random.below(5) as usize, interval)
+                    .workers(1 + random.below(6) as usize)
+                    .retained_checkpoints(1 + random.below(3) as usize)
+                    .max_concurrent_checkpoints(1 + random.below(3) as usize)
+                    .tolerable_failed_checkpoints(random.below(3) as u32)
+                    .checkpoint_dir("/checkpoints");
+            let options =
+                SimulationOptions { disk: Arc::clone(&disk), ..SimulationOptions::seeded(random.next()) };
+            let started = Simulation::new(builder, scenario.flow(&control, sink), options);
+            let mut simulation = match started {
+                Ok(simulation) => simulation,
+                Err(error) => {
+                    let violations = vec![format!("life {life} does not start: {error}; before: {lives:?}")];
+                    return Outcome { violations, tally: watch.tally(0), digest: 0 };
+                }
+            };
+            if last {
+                control.end();
+                let mut ended = None;
+                while ended.is_none() && simulation.steps() < STEPS_MAX {
+                    ended = simulation.run_until_finished(100);
+                    watch.look(&simulation.metrics().checkpoints);
+                }
+                let stats = simulation.metrics().checkpoints;
+                let (mut violations, values) = judge(scenario, &control, &committed, &stats, ended);
+                if !violations.is_empty() {
+                    violations.push(format!("lives: {lives:?}"));
+                }
+                return Outcome { violations, tally: watch.tally(values), digest: digest(&simulation) };
+            }
+            let faults: Vec<_> = (0..random.below(3))
+                .map(|_| (FAULTS[random.below(FAULTS.len() as u64) as usize], random.below(200)))
+                .collect();
+            for (kind, skip) in &faults {
+                disk.fail_after(*kind, *skip, Fault::Io);
+            }
+            let stop = disk.op_count() + random.below(OPS_MAX) as usize;
+            disk.stop_after(stop);
+            let steps = random.below(LIFE_STEPS_MAX);
+            while !simulation.has_ended() && simulation.steps() < steps && disk.op_count() < stop {
+                simulation.step();
+            }
+            // What the job does with a machine that has stopped already must not matter.
+            for _ in 0..random.below(50) {
+                simulation.step();
+            }
+            let stats = simulation.metrics().checkpoints;
+            watch.restored.insert(life * 1_000 + stats.restarts, stats.restored_records);
+            let profile =
+                [CrashProfile::LoseAll, CrashProfile::KeepAll, CrashProfile::Prefix, CrashProfile::Weak]
+                    [random.below(4) as usize];
+            lives.push(format!(
+                "{profile:?} after {} steps, faults {faults:?}, {:?}, {} completed, {} restarts",
+                simulation.steps(),
+                simulation.status(),
+                stats.completed,
+                stats.restarts
+            ));
+            disk = simulation.crash(profile, random.next());
+        }
+        unreachable!("the last life returns")
+    }
+}
+
+/// The SplitMix64 generator.
+struct Random(u64);
+
+impl Random {
+    fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
+        let mut z = self.0;
+        z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+        z ^ (z >> 31)
+    }
+
+    /// A number below `bound`, which is not zero.
+    fn below(&mut self, bound: u64) -> u64 {
+        self.next() % bound
     }
 }
 

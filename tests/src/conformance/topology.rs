@@ -1,8 +1,8 @@
 //! The jobs, and how their checkpoints treat in-flight data.
 
 use super::control::Control;
-use super::operators::{FailingMap, Farewell, MinEmit, checked, split_of};
-use super::record::route;
+use super::operators::{FailingMap, Farewell, MinEmit, OwnShare, checked, split_of};
+use super::record::{retag, route};
 use super::sink::VerifyingSink;
 use super::source::AdaptiveSource;
 use std::sync::Arc;
@@ -19,6 +19,9 @@ pub enum Topology {
     Union,
     /// Three sources, connected two by two into an operator that emits the lesser, farewell → failing map → partition → sink.
     MultiInput,
+    /// One source continued three times: by a forward edge, by a forward edge into a flat map, and by a broadcast of
+    /// which each subtask keeps its share; then in one stream → farewell → partition → failing map → partition → sink.
+    Shared,
 }
 
 /// How checkpoints treat in-flight data.
@@ -57,7 +60,19 @@ impl Mode {
 impl Scenario {
     /// Number of sources.
     pub fn sources(&self) -> u64 {
-        if self.topology == Topology::Pipeline { 1 } else { 3 }
+        match self.topology {
+            Topology::Pipeline | Topology::Shared => 1,
+            Topology::Union | Topology::MultiInput => 3,
+        }
+    }
+
+    /// Tags that the sink sees, each with the source whose values it carries.
+    pub fn tags(&self) -> &'static [(u64, u64)] {
+        match self.topology {
+            Topology::Pipeline | Topology::MultiInput => &[(0, 0)],
+            Topology::Union => &[(0, 0), (1, 1), (2, 2)],
+            Topology::Shared => &[(0, 0), (1, 0), (2, 0)],
+        }
     }
 
     /// Splits of each source: several per subtask, not as many for each.
@@ -108,6 +123,25 @@ impl Scenario {
                 .union(source(2).partition_custom(exchange(1)))
                 .process("farewell", Farewell::new(control))
                 .partition_custom(exchange(2)),
+            Topology::Shared => {
+                let shared = source(0).share();
+                let forward = shared.stream().map("forward", |record| record).partition_custom(exchange(1));
+                let flat = shared
+                    .stream()
+                    .flat_map("flat map", |record| [retag(record, 1)])
+                    .partition_custom(exchange(2));
+                let broadcast = shared
+                    .stream()
+                    .broadcast()
+                    .process("share of a broadcast", OwnShare::new(control))
+                    .map("third", |record| retag(record, 2))
+                    .partition_custom(exchange(3));
+                forward
+                    .union(flat)
+                    .union(broadcast)
+                    .process("farewell", Farewell::new(control))
+                    .partition_custom(exchange(2))
+            }
             Topology::MultiInput => source(0)
                 .partition_custom(exchange(1))
                 .connect(source(1).partition_custom(exchange(1)))

@@ -57,6 +57,7 @@ impl Core {
         let pending = Pending::new(id, start.mode, self.now, unix_ms, start.request(), tasks);
         self.pending.insert(id, pending);
         self.triggers.triggered(id);
+        self.files.triggered(id);
         self.stats.triggered += 1;
         self.stats_version += 1;
         let trigger = Trigger { checkpoint: id, mode: start.mode, triggered_at: self.now };

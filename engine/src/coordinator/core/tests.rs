@@ -591,6 +591,25 @@ fn an_acknowledgement_holds_its_files_until_its_checkpoint_ends() {
     assert_eq!(job.discarded, [(1, vec!["shared/one".to_owned()])]);
 }
 
+#[test]
+fn files_that_a_checkpoint_under_way_may_build_upon_stay_although_a_later_one_completes() {
+    let mut settings = config();
+    settings.checkpoint.max_concurrent = 2;
+    let mut job = Job::running(settings);
+    job.pass(SECOND);
+    (0..TASKS).for_each(|task| job.ack_with(task, 1, naming(&["shared/one"], &[])));
+    job.hold_publish = true;
+    job.pass(2 * SECOND);
+    (0..TASKS).for_each(|task| job.ack_with(task, 2, naming(&["shared/two"], &[])));
+    assert!(
+        job.core.in_use("shared/one"),
+        "a task may have snapshotted for 3 before it heard that 2 is complete"
+    );
+    job.feed(Event::Published(CheckpointId(2)));
+    (0..TASKS).for_each(|task| job.ack_with(task, 3, naming(&["shared/three"], &[])));
+    assert!(!job.core.in_use("shared/one") && !job.core.in_use("shared/two"), "3 builds on neither");
+}
+
 // ---- final checkpoints and the end of a job ----
 
 #[test]
