@@ -51,8 +51,9 @@ impl Place {
         match self {
             Place::Map => "map",
             Place::FlatMapIterator => "flat",
-            Place::Key | Place::Keyed => "keyed",
-            Place::Snapshot | Place::Completion => "process",
+            Place::Keyed => "keyed",
+            // Keys are extracted where records are sent, so the blame falls on the chain before the exchange.
+            Place::Key | Place::Snapshot | Place::Completion => "process",
             Place::Write | Place::Prepare | Place::Open => "sink",
         }
     }

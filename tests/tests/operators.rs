@@ -154,7 +154,7 @@ fn process_keeps_state_over_a_restart_and_emits_at_its_end() {
         job.metrics().tasks.iter().any(|t| t.is_source && t.records_in == 100)
     });
     job.checkpoint().unwrap();
-    assert_eq!(ingress.last_checkpointed(), 100);
+    wait_until("the source knows of the checkpoint", || ingress.last_checkpointed() == 100);
     ingress.push_at(100, 999).unwrap();
     drop(first);
     let second = builder().build().unwrap();
