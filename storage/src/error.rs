@@ -72,6 +72,12 @@ impl StoreError {
         StoreError::Io { action, path: path.as_ref().to_owned(), source }
     }
 
+    /// True where a later try may succeed by itself: the file system refused something other than a file that is
+    /// gone. Damage and mismatch stay until people act.
+    pub fn may_pass(&self) -> bool {
+        matches!(self, StoreError::Io { source, .. } if source.kind() != std::io::ErrorKind::NotFound)
+    }
+
     /// A [`StoreError::Corrupt`] at `offset` of `path`.
     pub fn corrupt(
         path: impl AsRef<Path>,

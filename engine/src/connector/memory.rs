@@ -259,6 +259,18 @@ pub(super) fn decode_output<T: Data>(bytes: &[u8]) -> Result<Vec<T>, BoxError> {
     Ok(records)
 }
 
+/// A sink that prepares nothing can't commit what a checkpoint lists: to pass over it would lose it.
+fn refuse_committables(committables: &[Committable]) -> Result<(), OutputLost> {
+    if committables.is_empty() {
+        return Ok(());
+    }
+    Err(OutputLost(
+        "the checkpoint lists output that was prepared by another kind of sink, and this one can't commit it: restore \
+         with the sink that wrote it"
+            .to_owned(),
+    ))
+}
+
 /// A writer needs no state and prepares nothing: its output was visible when it was written.
 macro_rules! at_least_once {
     () => {
@@ -328,8 +340,9 @@ impl<T: Send + 'static> Sink for CollectSink<T> {
         &self,
         _context: ConnectorContext,
         _restored: Vec<()>,
-        _committables: Vec<Committable>,
+        committables: Vec<Committable>,
     ) -> Result<CollectWriter<T>, BoxError> {
+        refuse_committables(&committables)?;
         Ok(CollectWriter { records: Arc::clone(&self.records) })
     }
 }
@@ -400,8 +413,9 @@ impl<T: 'static> Sink for CountingSink<T> {
         &self,
         context: ConnectorContext,
         _restored: Vec<()>,
-        _committables: Vec<Committable>,
+        committables: Vec<Committable>,
     ) -> Result<CountingWriter<T>, BoxError> {
+        refuse_committables(&committables)?;
         let counter = Arc::clone(lock(&self.counters).entry(context.subtask).or_default());
         let count = counter.0.load(Ordering::Relaxed);
         Ok(CountingWriter { counter, count, record: PhantomData })

@@ -295,7 +295,7 @@ impl Runner {
     fn try_deploy(&mut self) -> Result<Deployed, Event> {
         let refused = |error: StoreError| Event::DeployFailed {
             // Only an I/O error may be gone the next time; damage and mismatch are for people to decide on.
-            fatal: !matches!(error, StoreError::Io { .. }),
+            fatal: !error.may_pass(),
             message: error.to_string(),
         };
         let manifest = match &mut self.backend {

@@ -17,10 +17,10 @@ use std::any::Any;
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
-use thalweg_storage::Data;
 use thalweg_storage::io::DiskHandle;
 use thalweg_storage::manifest::{KeyedStateMeta, SegmentRef};
 use thalweg_storage::snapshot::KeyedSnapshots;
+use thalweg_storage::{Data, StoreError};
 
 /// Everything that a task is made from, at one partition of one attempt.
 pub struct TaskContext {
@@ -93,8 +93,21 @@ impl TaskContext {
         let mut body = body;
         let mut keyed = KeyedSnapshots::new(range, self.incremental, self.zstd_level);
         if let Some((segments, metas)) = &self.keyed_restore {
-            crate::task::restore_keyed(&mut keyed, &self.files, segments, metas, body.stage())
-                .map_err(|error| site.failure(error))?;
+            crate::task::restore_keyed(&mut keyed, &self.files, segments, metas, body.stage()).map_err(
+                |error| match error {
+                    StoreError::Incompatible(mismatch) => site.refusal(format!(
+                        "{mismatch}; restore with the operator that wrote it, or give this one a new uid"
+                    )),
+                    error if error.may_pass() => site.failure(error),
+                    error => site.refusal(error),
+                },
+            )?;
+        }
+        if let Some(uid) = self.bind.unclaimed() {
+            return Err(Site { uid: uid.into(), partition: self.bind.partition }.refusal(
+                "the checkpoint holds state of this operator, which now keeps none: restore with the operator that \
+                 wrote it, or give this one a new uid",
+            ));
         }
         Ok(Box::new(OperatorTask::new(TaskParts {
             name: self.name,
@@ -287,14 +300,14 @@ impl<S: Source> SourceHead<S> {
         }
         let decode = |blob: &thalweg_storage::manifest::StateBlob| {
             if blob.name != SPLITS_STATE || blob.schema != S::Split::schema() {
-                return Err(site.failure(format!(
+                return Err(site.refusal(format!(
                     "the checkpoint holds positions of another kind of source (`{}`): restore with the source that \
                      wrote it, or give this one a new uid",
                     blob.name
                 )));
             }
             S::Split::decode(&mut blob.bytes.as_slice())
-                .map_err(|e| site.failure(format!("source position: {e}")))
+                .map_err(|e| site.refusal(format!("source position: {e}")))
         };
         restored.iter().map(decode).collect()
     }

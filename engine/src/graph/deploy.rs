@@ -20,11 +20,11 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
-use thalweg_storage::AttemptId;
 use thalweg_storage::checkpoint::{read_payload, verify_channel_files};
 use thalweg_storage::io::{DiskHandle, Notify};
 use thalweg_storage::key_group::KeyGroups;
 use thalweg_storage::manifest::Manifest;
+use thalweg_storage::{AttemptId, StoreError};
 
 /// Everything about deploying a job that its graph does not say.
 #[derive(Clone)]
@@ -139,16 +139,15 @@ impl GraphDeploy {
     }
 
     /// Reads the in-flight data of a checkpoint, by edge, then producer and consumer.
-    fn read_in_flight(&self, manifest: &Manifest) -> Result<InFlight, String> {
+    fn read_in_flight(&self, manifest: &Manifest) -> Result<InFlight, StoreError> {
         let Some(job_dir) = &self.settings.job_dir else { return Ok(InFlight::default()) };
-        verify_channel_files(job_dir, manifest).map_err(|error| error.to_string())?;
+        verify_channel_files(job_dir, manifest)?;
         let mut channels: Vec<_> = manifest.channels.iter().collect();
         // What the consumer captured comes before what its producer still held.
         channels.sort_by_key(|channel| channel.origin);
         let mut in_flight = InFlight::default();
         for channel in channels {
-            let bytes = read_payload(&self.settings.disk, job_dir, &channel.data)
-                .map_err(|error| error.to_string())?;
+            let bytes = read_payload(&self.settings.disk, job_dir, &channel.data)?;
             in_flight.records += channel.records;
             let edge = in_flight.edges.entry(channel.edge.clone()).or_default();
             let parts = edge.entry((channel.producer, channel.consumer)).or_default();
@@ -167,7 +166,7 @@ impl GraphDeploy {
             self.check_fit(manifest).map_err(fatal)?;
         }
         let in_flight = match restore {
-            Some(manifest) => self.read_in_flight(manifest).map_err(fatal)?,
+            Some(manifest) => self.read_in_flight(manifest).map_err(unreadable)?,
             None => InFlight::default(),
         };
         let mut ends = self.wire(&in_flight)?;
@@ -236,7 +235,7 @@ impl GraphDeploy {
                         let message = format!("partition {partition}: {}", failure.message);
                         return Err(DeployError {
                             message,
-                            fatal: failure.fatal || restore.is_some() && is_refusal(&failure.message),
+                            fatal: failure.fatal,
                             operator: Some(failure.operator),
                         });
                     }
@@ -379,11 +378,9 @@ fn fatal(message: String) -> DeployError {
     DeployError { message, fatal: true, operator: None }
 }
 
-/// Whether restoring the same checkpoint again would fail in the same way: it is damaged or does not fit.
-fn is_refusal(message: &str) -> bool {
-    ["is damaged", "has changed", "format version", "another kind", "does not", "not readable"]
-        .iter()
-        .any(|sign| message.contains(sign))
+/// The files of a checkpoint can't be read.
+fn unreadable(error: StoreError) -> DeployError {
+    DeployError { message: error.to_string(), fatal: !error.may_pass(), operator: None }
 }
 
 fn panic_message(panic: &(dyn Any + Send)) -> &str {

@@ -92,4 +92,12 @@ impl BindContext {
     pub fn take_restore(&mut self, uid: &str) -> OperatorRestore {
         self.restore.remove(uid).unwrap_or_default()
     }
+
+    /// Once the chain is made: the uid of an operator with state that nothing has taken, if there is one.
+    pub(crate) fn unclaimed(&self) -> Option<&str> {
+        let holds = |restore: &OperatorRestore| {
+            !restore.operator_state.is_empty() || !restore.committables.is_empty()
+        };
+        self.restore.iter().find(|(_, restore)| holds(restore)).map(|(uid, _)| uid.as_str())
+    }
 }

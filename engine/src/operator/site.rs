@@ -34,6 +34,14 @@ impl Site {
         })
     }
 
+    /// A restore that would fail in the same way each time: the job must not restart, people have to decide.
+    #[cold]
+    pub fn refusal(&self, cause: impl Display) -> Failure {
+        let mut failure = self.failure(cause);
+        failure.fatal = true;
+        failure
+    }
+
     /// A failure of user code, with its chain of causes.
     #[cold]
     pub fn user_failure(&self, error: BoxError) -> Failure {

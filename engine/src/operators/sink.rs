@@ -6,6 +6,7 @@
 //! - nothing is committed before a checkpoint whose snapshot listed it has completed;
 //! - the sink is done only when its input has ended and everything it prepared is committed.
 
+use super::process::restored_state;
 use crate::clock::Nanos;
 use crate::connector::{ConnectorContext, Sink, SinkWriter};
 use crate::operator::{
@@ -50,12 +51,7 @@ impl<W: SinkWriter> SinkStage<W> {
     {
         let site = context.site(uid);
         let restore = context.take_restore(uid);
-        let states = restore
-            .operator_state
-            .iter()
-            .map(|blob| W::State::decode(&mut blob.bytes.as_slice()))
-            .collect::<Result<Vec<_>, _>>()
-            .map_err(|e| site.failure(format!("the sink's state in the checkpoint is not readable: {e}")))?;
+        let states = restored_state(&site, &restore.operator_state)?;
         let connector = ConnectorContext {
             uid: Arc::clone(uid),
             subtask: context.partition,

@@ -15,7 +15,7 @@ use thalweg_storage::io::DiskHandle;
 use thalweg_storage::manifest::{ChannelOrigin, ChannelState, Payload, SubtaskState};
 use thalweg_storage::snapshot::{KeyedSnapshots, Step, Tables};
 use thalweg_storage::table::StateTable;
-use thalweg_storage::{AttemptId, CheckpointId};
+use thalweg_storage::{AttemptId, CheckpointId, StoreError};
 
 /// In-flight data up to this size are stored in the manifest (Flink's `state.storage.fs.memory-threshold`).
 const INLINE_BYTES_MAX: usize = 20 * 1024;
@@ -302,9 +302,8 @@ pub fn restore_keyed(
     segments: &[thalweg_storage::manifest::SegmentRef],
     metas: &[thalweg_storage::manifest::KeyedStateMeta],
     stage: &mut dyn StageControl,
-) -> Result<(), String> {
-    let dir = files.job_dir.as_deref().ok_or("the job has no checkpoint directory")?;
-    keyed
-        .restore(&files.disk, dir, segments, metas, &mut ChainTables::of(stage))
-        .map_err(|error| error.to_string())
+) -> Result<(), StoreError> {
+    let missing = || StoreError::Incompatible("the job has no checkpoint directory".to_owned());
+    let dir = files.job_dir.as_deref().ok_or_else(missing)?;
+    keyed.restore(&files.disk, dir, segments, metas, &mut ChainTables::of(stage))
 }
