@@ -15,7 +15,7 @@ use thalweg_storage::io::DiskHandle;
 use thalweg_storage::manifest::{ChannelOrigin, ChannelState, Payload, SubtaskState};
 use thalweg_storage::snapshot::{KeyedSnapshots, Step, Tables};
 use thalweg_storage::table::StateTable;
-use thalweg_storage::{AttemptId, CheckpointId};
+use thalweg_storage::{AttemptId, CheckpointId, StoreError};
 
 /// In-flight data up to this size are stored in the manifest (Flink's `state.storage.fs.memory-threshold`).
 const INLINE_BYTES_MAX: usize = 20 * 1024;
@@ -282,6 +282,9 @@ impl Part {
                 (operator.uid, operator.keyed, state)
             })
             .collect();
+        for file in [&mut self.segment, &mut channels.file].into_iter().flatten() {
+            file.keep();
+        }
         let channels = std::mem::take(&mut channels.states);
         Ok(Ok(Some(TaskSnapshot { operators, channels, stats })))
     }
@@ -295,16 +298,16 @@ fn absolute(files: &PartFiles, path: &str) -> Result<PathBuf, String> {
 /// Loads the keyed state of a task that is being made. Waits for the disk.
 ///
 /// # Errors
-/// The state is damaged, missing or of another type.
+/// The state is damaged, missing or of another type, or the disk fails.
 pub fn restore_keyed(
     keyed: &mut KeyedSnapshots,
     files: &PartFiles,
     segments: &[thalweg_storage::manifest::SegmentRef],
     metas: &[thalweg_storage::manifest::KeyedStateMeta],
     stage: &mut dyn StageControl,
-) -> Result<(), String> {
-    let dir = files.job_dir.as_deref().ok_or("the job has no checkpoint directory")?;
-    keyed
-        .restore(&files.disk, dir, segments, metas, &mut ChainTables::of(stage))
-        .map_err(|error| error.to_string())
+) -> Result<(), StoreError> {
+    let no_dir =
+        || StoreError::Incompatible("the job has no checkpoint directory to restore from".to_owned());
+    let dir = files.job_dir.as_deref().ok_or_else(no_dir)?;
+    keyed.restore(&files.disk, dir, segments, metas, &mut ChainTables::of(stage))
 }
