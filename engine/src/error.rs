@@ -68,6 +68,7 @@ pub struct TaskFailure {
     pub partition: u32,
     /// The error's or panic's message.
     pub message: String,
-    /// True when output may have been lost: the job must stop instead of restarting.
+    /// True when the job must stop instead of restarting: output may have been lost or, while a task is being made,
+    /// what is to be restored does not fit.
     pub fatal: bool,
 }

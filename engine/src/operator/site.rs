@@ -34,6 +34,14 @@ impl Site {
         })
     }
 
+    /// A refusal: what is to be restored does not fit or cannot be read, so another attempt would fail in the same way.
+    #[cold]
+    pub fn refusal(&self, cause: impl Display) -> Failure {
+        let mut failure = self.failure(cause);
+        failure.fatal = true;
+        failure
+    }
+
     /// A failure of user code, with its chain of causes.
     #[cold]
     pub fn user_failure(&self, error: BoxError) -> Failure {

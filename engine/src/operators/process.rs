@@ -117,13 +117,13 @@ pub(super) fn restored_state<S: Data>(site: &Site, blobs: &[StateBlob]) -> Resul
     let wanted = S::schema();
     let decode = |blob: &StateBlob| {
         if blob.schema != wanted {
-            return Err(site.failure(format!(
+            return Err(site.refusal(format!(
                 "the type of state `{}` has changed: the checkpoint holds {:?}, the job wants {wanted:?}; restore \
                  with the old type, or give the operator a new uid",
                 blob.name, blob.schema
             )));
         }
-        S::decode(&mut blob.bytes.as_slice()).map_err(|e| site.failure(format!("state `{}`: {e}", blob.name)))
+        S::decode(&mut blob.bytes.as_slice()).map_err(|e| site.refusal(format!("state `{}`: {e}", blob.name)))
     };
     blobs.iter().map(decode).collect()
 }

@@ -53,9 +53,10 @@ impl<W: SinkWriter> SinkStage<W> {
         let states = restore
             .operator_state
             .iter()
-            .map(|blob| W::State::decode(&mut blob.bytes.as_slice()))
-            .collect::<Result<Vec<_>, _>>()
-            .map_err(|e| site.failure(format!("the sink's state in the checkpoint is not readable: {e}")))?;
+            .map(|blob| restored_state(&site, blob))
+            .collect::<Result<Vec<_>, _>>()?;
+        // The writer commits these first. Until it says that it has, each snapshot lists them.
+        let committing = restore.committables.clone();
         let connector = ConnectorContext {
             uid: Arc::clone(uid),
             subtask: context.partition,
@@ -74,7 +75,7 @@ impl<W: SinkWriter> SinkStage<W> {
             now: Nanos::default(),
             has_room: true,
             prepared: VecDeque::new(),
-            committing: Vec::new(),
+            committing,
             completed: CheckpointId(0),
             input_ended: false,
             prepared_at_end: false,
@@ -112,6 +113,18 @@ impl<W: SinkWriter> SinkStage<W> {
         }
         Ok(())
     }
+}
+
+fn restored_state<S: Data>(site: &Site, blob: &StateBlob) -> Result<S, Failure> {
+    if blob.name != STATE_NAME || blob.schema != S::schema() {
+        return Err(site.refusal(format!(
+            "the checkpoint holds the state `{}` of another kind of sink: restore with the sink that wrote it, or give \
+             this one a new uid",
+            blob.name
+        )));
+    }
+    S::decode(&mut blob.bytes.as_slice())
+        .map_err(|e| site.refusal(format!("the sink's state in the checkpoint is not readable: {e}")))
 }
 
 impl<W: SinkWriter> StageControl for SinkStage<W> {
