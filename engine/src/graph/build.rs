@@ -17,10 +17,10 @@ use std::any::Any;
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
-use thalweg_storage::Data;
 use thalweg_storage::io::DiskHandle;
 use thalweg_storage::manifest::{KeyedStateMeta, SegmentRef};
 use thalweg_storage::snapshot::KeyedSnapshots;
+use thalweg_storage::{Data, StoreError};
 
 /// Everything that a task is made from, at one partition of one attempt.
 pub struct TaskContext {
@@ -93,8 +93,9 @@ impl TaskContext {
         let mut body = body;
         let mut keyed = KeyedSnapshots::new(range, self.incremental, self.zstd_level);
         if let Some((segments, metas)) = &self.keyed_restore {
-            crate::task::restore_keyed(&mut keyed, &self.files, segments, metas, body.stage())
-                .map_err(|error| site.failure(error))?;
+            crate::task::restore_keyed(&mut keyed, &self.files, segments, metas, body.stage()).map_err(
+                |error| if is_permanent(&error) { site.refusal(error) } else { site.failure(error) },
+            )?;
         }
         Ok(Box::new(OperatorTask::new(TaskParts {
             name: self.name,
@@ -112,6 +113,11 @@ impl TaskContext {
             buffer_timeout: self.buffer_timeout,
         })))
     }
+}
+
+/// Whether reading stored state again would fail in the same way.
+pub(super) fn is_permanent(error: &StoreError) -> bool {
+    !matches!(error, StoreError::Io { .. } | StoreError::Locked { .. })
 }
 
 /// Makes the tasks of a vertex.
@@ -287,14 +293,14 @@ impl<S: Source> SourceHead<S> {
         }
         let decode = |blob: &thalweg_storage::manifest::StateBlob| {
             if blob.name != SPLITS_STATE || blob.schema != S::Split::schema() {
-                return Err(site.failure(format!(
+                return Err(site.refusal(format!(
                     "the checkpoint holds positions of another kind of source (`{}`): restore with the source that \
                      wrote it, or give this one a new uid",
                     blob.name
                 )));
             }
             S::Split::decode(&mut blob.bytes.as_slice())
-                .map_err(|e| site.failure(format!("source position: {e}")))
+                .map_err(|e| site.refusal(format!("source position: {e}")))
         };
         restored.iter().map(decode).collect()
     }
@@ -306,6 +312,11 @@ impl<S: Source> Head for SourceHead<S> {
     fn attach(&mut self, _: &mut Graph, _: VertexId) {}
 
     fn check(&mut self, disk: &DiskHandle, parallelism: u32) -> Result<(), BoxError> {
+        if let Some(rate) = self.rate.filter(|rate| !(rate.is_finite() && *rate > 0.0)) {
+            return Err(
+                format!("a rate limit of {rate} records per second: it must be a positive number").into()
+            );
+        }
         self.splits = self.source.splits(disk, parallelism)?;
         Ok(())
     }

@@ -3,7 +3,7 @@
 //! Always true: a checkpoint is restored as a whole or not at all; state that no operator of the job wants is an
 //! error, because dropping it silently would lose it.
 
-use super::build::TaskContext;
+use super::build::{TaskContext, is_permanent};
 use super::edge::{RestoredChannel, WireContext};
 use super::{Graph, VertexId};
 use crate::clock::Clock;
@@ -20,11 +20,11 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
-use thalweg_storage::AttemptId;
 use thalweg_storage::checkpoint::{read_payload, verify_channel_files};
 use thalweg_storage::io::{DiskHandle, Notify};
 use thalweg_storage::key_group::KeyGroups;
 use thalweg_storage::manifest::Manifest;
+use thalweg_storage::{AttemptId, StoreError};
 
 /// Everything about deploying a job that its graph does not say.
 #[derive(Clone)]
@@ -126,6 +126,7 @@ impl GraphDeploy {
                 Some(_) => {}
             }
         }
+        check_finished(&self.graph, manifest)?;
         for channel in &manifest.channels {
             if !self.graph.edges.iter().any(|edge| *edge.name == *channel.edge) {
                 return Err(format!(
@@ -139,16 +140,15 @@ impl GraphDeploy {
     }
 
     /// Reads the in-flight data of a checkpoint, by edge, then producer and consumer.
-    fn read_in_flight(&self, manifest: &Manifest) -> Result<InFlight, String> {
+    fn read_in_flight(&self, manifest: &Manifest) -> Result<InFlight, StoreError> {
         let Some(job_dir) = &self.settings.job_dir else { return Ok(InFlight::default()) };
-        verify_channel_files(job_dir, manifest).map_err(|error| error.to_string())?;
+        verify_channel_files(job_dir, manifest)?;
         let mut channels: Vec<_> = manifest.channels.iter().collect();
         // What the consumer captured comes before what its producer still held.
         channels.sort_by_key(|channel| channel.origin);
         let mut in_flight = InFlight::default();
         for channel in channels {
-            let bytes = read_payload(&self.settings.disk, job_dir, &channel.data)
-                .map_err(|error| error.to_string())?;
+            let bytes = read_payload(&self.settings.disk, job_dir, &channel.data)?;
             in_flight.records += channel.records;
             let edge = in_flight.edges.entry(channel.edge.clone()).or_default();
             let parts = edge.entry((channel.producer, channel.consumer)).or_default();
@@ -167,7 +167,11 @@ impl GraphDeploy {
             self.check_fit(manifest).map_err(fatal)?;
         }
         let in_flight = match restore {
-            Some(manifest) => self.read_in_flight(manifest).map_err(fatal)?,
+            Some(manifest) => self.read_in_flight(manifest).map_err(|error| DeployError {
+                fatal: is_permanent(&error),
+                message: error.to_string(),
+                operator: None,
+            })?,
             None => InFlight::default(),
         };
         let mut ends = self.wire(&in_flight)?;
@@ -236,7 +240,7 @@ impl GraphDeploy {
                         let message = format!("partition {partition}: {}", failure.message);
                         return Err(DeployError {
                             message,
-                            fatal: failure.fatal || restore.is_some() && is_refusal(&failure.message),
+                            fatal: failure.fatal,
                             operator: Some(failure.operator),
                         });
                     }
@@ -294,6 +298,37 @@ impl GraphDeploy {
         }
         Ok(ends)
     }
+}
+
+/// An operator that had finished is not closed again, so none of its inputs may lead back to a source that is new.
+pub(super) fn check_finished(graph: &Graph, manifest: &Manifest) -> Result<(), String> {
+    let Graph { vertices, edges } = graph;
+    let stored = |uid: &str| manifest.operators.iter().find(|operator| operator.uid == uid);
+    let mut new_source: Vec<Option<&str>> = vec![None; vertices.len()];
+    for (index, vertex) in vertices.iter().enumerate() {
+        let is_source = !edges.iter().any(|edge| edge.consumer == VertexId(index));
+        new_source[index] =
+            vertex.uids.first().map(|uid| &**uid).filter(|uid| is_source && stored(uid).is_none());
+    }
+    // A path has at most as many edges as there are vertices.
+    for _ in 0..vertices.len() {
+        for edge in edges {
+            new_source[edge.consumer.0] = new_source[edge.consumer.0].or(new_source[edge.producer.0]);
+        }
+    }
+    for (vertex, new_source) in vertices.iter().zip(new_source) {
+        let finished = vertex.uids.iter().find(|uid| {
+            stored(uid).is_some_and(|operator| operator.subtasks.iter().any(|subtask| subtask.finished))
+        });
+        if let (Some(uid), Some(source)) = (finished, new_source) {
+            return Err(format!(
+                "operator `{uid}` had finished in checkpoint {}, and now reads the new source `{source}`: give the \
+                 operator a new uid, or start in another checkpoint directory",
+                manifest.checkpoint
+            ));
+        }
+    }
+    Ok(())
 }
 
 impl Deploy for GraphDeploy {
@@ -377,13 +412,6 @@ fn batch_size(records_max: usize, bytes_max: usize, record_bytes: usize) -> usiz
 
 fn fatal(message: String) -> DeployError {
     DeployError { message, fatal: true, operator: None }
-}
-
-/// Whether restoring the same checkpoint again would fail in the same way: it is damaged or does not fit.
-fn is_refusal(message: &str) -> bool {
-    ["is damaged", "has changed", "format version", "another kind", "does not", "not readable"]
-        .iter()
-        .any(|sign| message.contains(sign))
 }
 
 fn panic_message(panic: &(dyn Any + Send)) -> &str {
