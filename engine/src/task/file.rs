@@ -30,6 +30,8 @@ pub struct BackgroundFile {
     writes: VecDeque<Ticket<Vec<u8>>>,
     bytes: u64,
     complete: bool,
+    /// The file is this one's: it did not exist before.
+    created: bool,
     kept: bool,
 }
 
@@ -44,6 +46,7 @@ impl BackgroundFile {
             writes: VecDeque::new(),
             bytes: 0,
             complete: false,
+            created: false,
             kept: false,
         }
     }
@@ -85,7 +88,10 @@ impl BackgroundFile {
     fn step(&mut self) -> io::Result<bool> {
         if let Stage::Opening(ticket) = &mut self.stage {
             match ticket.poll() {
-                Some(file) => self.stage = Stage::Writing(file?),
+                Some(file) => {
+                    self.stage = Stage::Writing(file?);
+                    self.created = true;
+                }
                 None => return Ok(false),
             }
         }
@@ -141,8 +147,8 @@ impl BackgroundFile {
 impl Drop for BackgroundFile {
     fn drop(&mut self) {
         self.close();
-        if !self.kept {
-            // If this fails, the sweep before the next attempt finds the file.
+        if self.created && !self.kept {
+            // If this fails, or the file is only being created, the sweep before the next attempt finds it.
             drop(self.disk.remove(&self.path));
         }
     }
