@@ -90,13 +90,17 @@ where
     }
 
     /// Connects this stream with another of the same key, for one operator over the state that both share.
+    ///
+    /// # Panics
+    /// When the other stream belongs to another dataflow.
     pub fn connect<B, E2>(self, other: KeyedStream<B, K, E2>) -> KeyedConnected<T, B, K, E, E2>
     where
         B: Data,
         E2: FnMut(&B) -> K + Clone + Send + 'static,
     {
         let (graph, first, extract_first) = self.into_parts();
-        let (_, second, extract_second) = other.into_parts();
+        let (other_graph, second, extract_second) = other.into_parts();
+        assert!(Rc::ptr_eq(&graph, &other_graph), "streams of two dataflows cannot be combined");
         KeyedConnected::new(graph, first, second, extract_first, extract_second)
     }
 }

@@ -91,9 +91,11 @@ impl Dataflow {
         (stream, SharedStream::new(Rc::clone(&self.graph), output))
     }
 
-    /// The finished graph. Streams that were not connected to anything are dropped.
+    /// The finished graph. A stream that was not ended is no part of it, unless it has a side output.
     pub(crate) fn into_graph(self) -> Graph {
-        std::mem::take(&mut *self.graph.borrow_mut())
+        let mut graph = std::mem::take(&mut *self.graph.borrow_mut());
+        graph.name_edges();
+        graph
     }
 }
 

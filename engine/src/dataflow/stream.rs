@@ -16,7 +16,8 @@ use std::rc::Rc;
 use std::sync::Arc;
 use thalweg_storage::{Data, Key};
 
-/// A chain of operators under construction: records come from the head `H` and pass the operators `L`.
+/// A chain of operators under construction. It runs once it ends in a sink, or goes on in a chain that does. Records come from the head `H` and pass the operators `L`.
+#[must_use = "a stream that ends in no sink does not run"]
 pub struct Stream<H: Head, L: Link<H::Out>> {
     graph: GraphRef,
     head: H,
@@ -43,9 +44,21 @@ impl<H: Head, L: Link<H::Out>> Stream<H, L> {
         &mut self.head
     }
 
-    /// The vertex that this chain will become.
+    /// The vertex that this chain will become, described by what is known of it so far.
     pub(super) fn reserve_vertex(&mut self) -> VertexId {
-        *self.vertex.get_or_insert_with(|| self.graph.borrow_mut().add_vertex())
+        let mut graph = self.graph.borrow_mut();
+        let vertex = *self.vertex.get_or_insert_with(|| graph.add_vertex());
+        graph.describe_vertex(vertex, self.uids.clone(), &self.names, self.parallelism);
+        vertex
+    }
+
+    /// The graph of this stream and of `other`, which it is about to be combined with.
+    ///
+    /// # Panics
+    /// When they are of different dataflows.
+    fn common_graph(&self, other: &GraphRef) -> GraphRef {
+        assert!(Rc::ptr_eq(&self.graph, other), "streams of two dataflows cannot be combined");
+        Rc::clone(&self.graph)
     }
 
     /// Adds an operator to the chain.
@@ -152,10 +165,14 @@ impl<H: Head, L: Link<H::Out>> Stream<H, L> {
         let name = name.into();
         let uid = name.uid();
         let slot = SideSlot::default();
-        let output = OutputRef::of(self.reserve_vertex());
+        let vertex = self.reserve_vertex();
+        let output = OutputRef::of(vertex);
         self.sides.push(crate::graph::side_output(output.clone(), slot.clone()));
         let side = SharedStream::new(Rc::clone(&self.graph), output);
-        (self.then(name, SideOutput { uid, function, slot, main: PhantomData }), side)
+        let mut main = self.then(name, SideOutput { uid, function, slot, main: PhantomData });
+        // Names this operator too, should the chain never be ended.
+        main.reserve_vertex();
+        (main, side)
     }
 
     /// Ends the chain in `sink`.
@@ -232,22 +249,28 @@ impl<H: Head, L: Link<H::Out, Out: Data>> Stream<H, L> {
     }
 
     /// Merges this stream with another of the same type. Nothing is said about the order between the two.
+    ///
+    /// # Panics
+    /// When the other stream belongs to another dataflow.
     pub fn union<H2: Head, L2: Link<H2::Out, Out = L::Out>>(
         self,
         other: Stream<H2, L2>,
     ) -> DataStream<L::Out> {
-        let graph = Rc::clone(&self.graph);
+        let graph = self.common_graph(&other.graph);
         let mut plans = self.into_plans();
         plans.extend(other.into_plans());
         Stream::begin(graph, EdgeHead::new(plans), Identity, None)
     }
 
     /// Connects this stream with another, perhaps of another type, for one operator that processes both.
+    ///
+    /// # Panics
+    /// When the other stream belongs to another dataflow.
     pub fn connect<H2: Head, L2: Link<H2::Out, Out: Data>>(
         self,
         other: Stream<H2, L2>,
     ) -> Connected<L::Out, L2::Out> {
-        let graph = Rc::clone(&self.graph);
+        let graph = self.common_graph(&other.graph);
         Connected::new(graph, self.into_plans(), other.into_plans())
     }
 

@@ -319,6 +319,11 @@ impl<S: Source> Head for SourceHead<S> {
     fn attach(&mut self, _: &mut Graph, _: VertexId) {}
 
     fn check(&mut self, disk: &DiskHandle, parallelism: u32) -> Result<(), BoxError> {
+        if let Some(rate) = self.rate.filter(|rate| !(rate.is_finite() && *rate > 0.0)) {
+            return Err(
+                format!("a rate limit of {rate} records per second: it must be a positive number").into()
+            );
+        }
         self.splits = self.source.splits(disk, parallelism)?;
         Ok(())
     }

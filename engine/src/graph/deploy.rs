@@ -126,6 +126,7 @@ impl GraphDeploy {
                 Some(_) => {}
             }
         }
+        check_finished(&self.graph, manifest)?;
         for channel in &manifest.channels {
             if !self.graph.edges.iter().any(|edge| *edge.name == *channel.edge) {
                 return Err(format!(
@@ -293,6 +294,37 @@ impl GraphDeploy {
         }
         Ok(ends)
     }
+}
+
+/// An operator that had finished is not closed again, so none of its inputs may lead back to a source that is new.
+pub(super) fn check_finished(graph: &Graph, manifest: &Manifest) -> Result<(), String> {
+    let Graph { vertices, edges } = graph;
+    let stored = |uid: &str| manifest.operators.iter().find(|operator| operator.uid == uid);
+    let mut new_source: Vec<Option<&str>> = vec![None; vertices.len()];
+    for (index, vertex) in vertices.iter().enumerate() {
+        let is_source = !edges.iter().any(|edge| edge.consumer == VertexId(index));
+        new_source[index] =
+            vertex.uids.first().map(|uid| &**uid).filter(|uid| is_source && stored(uid).is_none());
+    }
+    // A path has at most as many edges as there are vertices.
+    for _ in 0..vertices.len() {
+        for edge in edges {
+            new_source[edge.consumer.0] = new_source[edge.consumer.0].or(new_source[edge.producer.0]);
+        }
+    }
+    for (vertex, new_source) in vertices.iter().zip(new_source) {
+        let finished = vertex.uids.iter().find(|uid| {
+            stored(uid).is_some_and(|operator| operator.subtasks.iter().any(|subtask| subtask.finished))
+        });
+        if let (Some(uid), Some(source)) = (finished, new_source) {
+            return Err(format!(
+                "operator `{uid}` had finished in checkpoint {}, and now reads the new source `{source}`: give the \
+                 operator a new uid, or start in another checkpoint directory",
+                manifest.checkpoint
+            ));
+        }
+    }
+    Ok(())
 }
 
 impl Deploy for GraphDeploy {

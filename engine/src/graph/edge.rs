@@ -244,6 +244,17 @@ impl<T: Data> Wire for WireOf<T> {
                 inputs[consumer as usize].push(Input { edge: Arc::clone(&context.name), producer, receiver });
             }
         }
+        let lost = context.restored.keys().find(|(producer, consumer)| {
+            let has = |sender: &(u32, Sender<T>)| sender.0 == *consumer;
+            !senders.get(*producer as usize).is_some_and(|senders| senders.iter().any(has))
+        });
+        if let Some((producer, consumer)) = lost {
+            return Err(format!(
+                "the checkpoint holds in-flight data of edge {} from {producer} to {consumer}, which are not connected \
+                 any more: restore with the partitioning that wrote it",
+                context.name
+            ));
+        }
         Ok(Wired {
             producers: senders.into_iter().map(|s| Box::new(s) as Box<dyn Any + Send>).collect(),
             consumers: inputs.into_iter().map(|i| Box::new(i) as Box<dyn Any + Send>).collect(),

@@ -6,6 +6,8 @@
 mod build;
 mod deploy;
 mod edge;
+#[cfg(test)]
+mod tests;
 
 pub(crate) use build::side_output;
 pub use build::{BuildTask, ChainFactory, ConnectSide, End, Head, OutputEnd, SinkEnd, TaskContext};
@@ -15,7 +17,7 @@ pub use edge::{InputPlan, KeyPartition, OutputRef, RoundRobin, Ship, WithFunctio
 
 use crate::barrier::ChannelKind;
 use edge::Wire;
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 /// Index of a vertex in its graph.
@@ -35,11 +37,13 @@ pub struct Vertex {
     /// Partitions asked for; the engine's default parallelism where none is.
     pub parallelism: Option<u32>,
     factory: Box<dyn BuildTask>,
+    /// The factory is there: the chain was ended.
+    complete: bool,
 }
 
 /// A link between two vertices.
 pub struct EdgeSpec {
-    /// Its unique name.
+    /// Its unique name, once [`Graph::name_edges`] has given it.
     pub name: Arc<str>,
     /// The producing vertex.
     pub producer: VertexId,
@@ -74,6 +78,14 @@ pub enum GraphError {
     /// There is nothing to run.
     #[error("the dataflow has no operators: add a source and a sink")]
     Empty,
+    /// An operator has a side output, but its own output leads nowhere.
+    #[error(
+        "operator `{operator}` has a side output or dead letters, but its main output leads nowhere: end it in a sink"
+    )]
+    Unended {
+        /// The operator.
+        operator: String,
+    },
     /// A vertex wants an impossible number of partitions.
     #[error(
         "operator `{operator}` has parallelism {parallelism}; it must be between 1 and the job's max parallelism {max_parallelism}"
@@ -108,6 +120,9 @@ impl Graph {
                 return Err(GraphError::DuplicateUid { uid: uid.to_string() });
             }
         }
+        if let Some(vertex) = self.vertices.iter().find(|vertex| !vertex.complete) {
+            return Err(GraphError::Unended { operator: vertex.name.clone() });
+        }
         for (index, vertex) in self.vertices.iter().enumerate() {
             let parallelism = self.parallelism(VertexId(index), default_parallelism);
             if parallelism == 0 || parallelism > u32::from(max_parallelism) {
@@ -121,7 +136,13 @@ impl Graph {
     /// Adds a vertex; its description and factory follow.
     pub(crate) fn add_vertex(&mut self) -> VertexId {
         let factory = Box::new(build::NoFactory);
-        self.vertices.push(Vertex { name: String::new(), uids: Vec::new(), parallelism: None, factory });
+        self.vertices.push(Vertex {
+            name: String::new(),
+            uids: Vec::new(),
+            parallelism: None,
+            factory,
+            complete: false,
+        });
         VertexId(self.vertices.len() - 1)
     }
 
@@ -156,6 +177,7 @@ impl Graph {
 
     pub(crate) fn set_factory(&mut self, vertex: VertexId, factory: Box<dyn BuildTask>) {
         self.vertices[vertex.0].factory = factory;
+        self.vertices[vertex.0].complete = true;
     }
 
     /// How a consumer may treat the channels of each edge.
@@ -181,7 +203,23 @@ impl Graph {
         self.edges.iter().map(kind).collect()
     }
 
-    /// Adds an edge, named after the operators at its ends.
+    /// Names each edge after the operators at its ends, once all of them are known; further edges between the same
+    /// operators are numbered in the order in which they were written.
+    pub(crate) fn name_edges(&mut self) {
+        let uid = |uid: Option<&Arc<str>>| uid.map_or_else(String::new, |uid| uid.to_string());
+        let mut names = HashSet::new();
+        for edge in &mut self.edges {
+            let producer = uid(self.vertices[edge.producer.0].uids.last());
+            let ends = format!("{producer}->{}", uid(self.vertices[edge.consumer.0].uids.first()));
+            let numbered = (1_usize..).map(|n| Arc::from(format!("{ends}#{n}")));
+            let mut candidates = std::iter::once(Arc::from(ends.as_str())).chain(numbered);
+            let free = candidates.find(|name: &Arc<str>| !names.contains(name));
+            edge.name = free.expect("there are more numbers than edges");
+            names.insert(Arc::clone(&edge.name));
+        }
+    }
+
+    /// Adds an edge; [`Graph::name_edges`] names it.
     pub(super) fn add_edge(
         &mut self,
         producer: VertexId,
@@ -189,18 +227,7 @@ impl Graph {
         ship: Ship,
         wire: Box<dyn Wire>,
     ) -> EdgeId {
-        let uid = |uids: &[Arc<str>], last: bool| {
-            let uid = if last { uids.last() } else { uids.first() };
-            uid.map_or_else(String::new, |uid| uid.to_string())
-        };
-        let ends = format!(
-            "{}->{}",
-            uid(&self.vertices[producer.0].uids, true),
-            uid(&self.vertices[consumer.0].uids, false)
-        );
-        let same = self.edges.iter().filter(|e| e.producer == producer && e.consumer == consumer).count();
-        let name: Arc<str> = if same == 0 { ends.into() } else { format!("{ends}#{same}").into() };
-        self.edges.push(EdgeSpec { name, producer, consumer, ship, wire });
+        self.edges.push(EdgeSpec { name: "".into(), producer, consumer, ship, wire });
         EdgeId(self.edges.len() - 1)
     }
 }

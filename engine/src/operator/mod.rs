@@ -81,7 +81,8 @@ pub trait StageControl: Send {
     /// The stage below, if this is not the last.
     fn down(&mut self) -> Option<&mut dyn StageControl>;
 
-    /// Continues a record that was left half done. [`Flow::Continue`] means that nothing is left of it.
+    /// Continues a record that was left half done, if there is one. [`Flow::Continue`] means that nothing is left of it
+    /// and that there is room for the next.
     ///
     /// # Errors
     /// The task fails.

@@ -120,6 +120,8 @@ impl<K: Key> Upcoming<K> {
     #[inline(always)]
     pub(super) fn take(&mut self, key: impl FnOnce() -> K) -> &(u64, K) {
         if self.next == self.keys.len() {
+            self.keys.clear();
+            self.next = 0;
             let key = key();
             self.keys.push((key.key_hash(), key));
         }

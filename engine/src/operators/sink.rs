@@ -6,7 +6,6 @@
 //! - nothing is committed before a checkpoint whose snapshot listed it has completed;
 //! - the sink is done only when its input has ended and everything it prepared is committed.
 
-use super::process::restored_state;
 use crate::clock::Nanos;
 use crate::connector::{ConnectorContext, Sink, SinkWriter};
 use crate::operator::{
@@ -51,7 +50,13 @@ impl<W: SinkWriter> SinkStage<W> {
     {
         let site = context.site(uid);
         let restore = context.take_restore(uid);
-        let states = restored_state(&site, &restore.operator_state)?;
+        let states = restore
+            .operator_state
+            .iter()
+            .map(|blob| restored_state(&site, blob))
+            .collect::<Result<Vec<_>, _>>()?;
+        // The writer commits these first. Until it says that it has, each snapshot lists them.
+        let committing = restore.committables.clone();
         let connector = ConnectorContext {
             uid: Arc::clone(uid),
             subtask: context.partition,
@@ -70,7 +75,7 @@ impl<W: SinkWriter> SinkStage<W> {
             now: Nanos::default(),
             has_room: true,
             prepared: VecDeque::new(),
-            committing: Vec::new(),
+            committing,
             completed: CheckpointId(0),
             input_ended: false,
             prepared_at_end: false,
@@ -108,6 +113,18 @@ impl<W: SinkWriter> SinkStage<W> {
         }
         Ok(())
     }
+}
+
+fn restored_state<S: Data>(site: &Site, blob: &StateBlob) -> Result<S, Failure> {
+    if blob.name != STATE_NAME || blob.schema != S::schema() {
+        return Err(site.refusal(format!(
+            "the checkpoint holds the state `{}` of another kind of sink: restore with the sink that wrote it, or give \
+             this one a new uid",
+            blob.name
+        )));
+    }
+    S::decode(&mut blob.bytes.as_slice())
+        .map_err(|e| site.refusal(format!("the sink's state in the checkpoint is not readable: {e}")))
 }
 
 impl<W: SinkWriter> StageControl for SinkStage<W> {

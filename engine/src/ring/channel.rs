@@ -5,6 +5,8 @@
 //!   restored ones as batches `0..r`;
 //! - an announcement is in the side ring before any batch at or behind its cut is in the data ring, so a consumer
 //!   that reads availability first and the side ring second knows every cut up to what it sees;
+//! - `owned_batches` counts every batch that the sender has made and that is not known to be dropped, wherever it is;
+//!   what they exceed the guaranteed ones by is taken from the pool;
 //! - the sender never refuses a record: what finds no room waits in its outbox, which a checkpoint captures. Whoever
 //!   drives it stops feeding it while it is [`Sender::is_blocked`].
 
@@ -12,6 +14,7 @@ use super::{Announcement, BatchPool, Cursor, Look, doorbell::Doorbell};
 use crate::clock::Nanos;
 use std::collections::VecDeque;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 /// Batches that every channel may hold whatever the pool says: one being filled, one on its way.
@@ -41,16 +44,19 @@ pub fn channel<T>(spec: ChannelSpec, restored: VecDeque<Vec<T>>) -> (Sender<T>, 
     let (empties_in, empties_out) = rtrb::RingBuffer::new(spec.ring_batches + 2);
     let (side_in, side_out) = rtrb::RingBuffer::new(spec.side_entries);
     let pushed = restored.len() as u64;
+    let dropped_batches = Arc::new(AtomicUsize::new(0));
     let sender = Sender {
         ring: ring_in,
         empties: empties_out,
         side: side_in,
         open: Vec::new(),
+        open_is_owned: false,
         open_since: None,
         outbox: VecDeque::new(),
         starved: false,
         pushed,
         owned_batches: 0,
+        dropped_batches: Arc::clone(&dropped_batches),
         batch_records: spec.batch_records,
         pool: spec.pool,
         doorbell: spec.consumer,
@@ -59,8 +65,11 @@ pub fn channel<T>(spec: ChannelSpec, restored: VecDeque<Vec<T>>) -> (Sender<T>, 
         ring: ring_out,
         empties: empties_in,
         side: side_out,
+        restored_end: pushed,
         restored,
         current: Cursor::default(),
+        holds_batch: false,
+        dropped_batches,
         taken: 0,
         visible: pushed,
         doorbell: spec.producer,
@@ -74,12 +83,16 @@ pub struct Sender<T> {
     empties: rtrb::Consumer<Vec<T>>,
     side: rtrb::Producer<Announcement>,
     open: Vec<T>,
+    /// `open` is among the owned batches. A plain vector that records of a half done input record grow is not, yet.
+    open_is_owned: bool,
     open_since: Option<Nanos>,
     outbox: VecDeque<Vec<T>>,
     /// The pool had no batch to follow the last full one.
     starved: bool,
     pushed: u64,
     owned_batches: usize,
+    /// Batches that found the reverse ring full and were dropped by the receiver.
+    dropped_batches: Arc<AtomicUsize>,
     batch_records: usize,
     pool: Arc<BatchPool>,
     doorbell: Doorbell,
@@ -128,6 +141,7 @@ impl<T> Sender<T> {
     /// older than `timeout`, or if `force`. Returns when a later call should come because of the timeout.
     pub fn flush(&mut self, now: Nanos, timeout: Duration, force: bool) -> Option<Nanos> {
         self.drain_outbox();
+        self.disown_dropped();
         if self.starved {
             self.next_batch();
         }
@@ -164,17 +178,16 @@ impl<T> Sender<T> {
             self.starved = false;
             return;
         }
-        let bytes = self.batch_bytes();
+        self.disown_dropped();
         while let Ok(empty) = self.empties.pop() {
             if self.owned_batches > GUARANTEED_BATCHES && self.pool.is_low() {
-                self.owned_batches -= 1;
-                self.pool.release(bytes);
+                self.disown();
                 continue;
             }
             self.replace_open(empty);
             return;
         }
-        let granted = self.owned_batches < GUARANTEED_BATCHES || self.pool.acquire(bytes);
+        let granted = self.owned_batches < GUARANTEED_BATCHES || self.pool.acquire(self.batch_bytes());
         if granted {
             self.owned_batches += 1;
             self.replace_open(Vec::with_capacity(self.batch_records));
@@ -188,13 +201,39 @@ impl<T> Sender<T> {
         empty.reserve_exact(self.batch_records);
         empty.append(&mut self.open);
         self.open = empty;
+        self.open_is_owned = true;
         self.starved = false;
+    }
+
+    /// Gives up one owned batch, and its part of the pool if it had one.
+    fn disown(&mut self) {
+        if self.owned_batches > GUARANTEED_BATCHES {
+            self.pool.release(self.batch_bytes());
+        }
+        self.owned_batches = self.owned_batches.saturating_sub(1);
+    }
+
+    /// Gives up what the receiver has dropped since. Only a burst of batches can overfill the reverse ring.
+    fn disown_dropped(&mut self) {
+        // Relaxed: the count guards no other memory.
+        if self.dropped_batches.load(Ordering::Relaxed) > 0 {
+            for _ in 0..self.dropped_batches.swap(0, Ordering::Relaxed) {
+                self.disown();
+            }
+        }
     }
 
     /// Closes the open batch and sends it, or lets it wait behind those that wait already.
     fn seal(&mut self) {
         let batch = std::mem::take(&mut self.open);
         self.open_since = None;
+        if !std::mem::take(&mut self.open_is_owned) {
+            // It is there and will circulate: the pool's debt makes others give batches back.
+            self.owned_batches += 1;
+            if self.owned_batches > GUARANTEED_BATCHES {
+                self.pool.charge(self.batch_bytes());
+            }
+        }
         self.outbox.push_back(batch);
         self.drain_outbox();
         self.next_batch();
@@ -237,7 +276,12 @@ pub struct Receiver<T> {
     empties: rtrb::Producer<Vec<T>>,
     side: rtrb::Consumer<Announcement>,
     restored: VecDeque<Vec<T>>,
+    /// Batches below this position are restored ones.
+    restored_end: u64,
     current: Cursor<T>,
+    /// `current` holds a batch's memory, consumed or not.
+    holds_batch: bool,
+    dropped_batches: Arc<AtomicUsize>,
     taken: u64,
     visible: u64,
     doorbell: Doorbell,
@@ -254,6 +298,10 @@ impl<T> Receiver<T> {
         while let Ok(announcement) = self.side.pop() {
             look.announced(announcement.cut);
             on_announcement(announcement);
+        }
+        if look.rereads() {
+            // A producer whose announcement found the side ring full waits for this room.
+            self.doorbell.ring();
         }
         let end = if look.rereads() { self.ring_end() } else { end };
         self.visible = look.end(end).end;
@@ -296,20 +344,25 @@ impl<T> Receiver<T> {
             None => self.ring.pop().expect("a visible batch is in the ring"),
         };
         self.taken += 1;
+        self.holds_batch = true;
         self.current.load(batch);
     }
 
     /// Returns the consumed batch's memory to the producer. Does nothing while records are left in it.
     pub fn give_back(&mut self) {
-        if !self.current.is_empty() {
+        if !self.holds_batch || !self.current.is_empty() {
             return;
         }
+        self.holds_batch = false;
         let empty = self.current.unload();
-        if empty.capacity() > 0 {
-            // A full reverse ring drops the batch: restored batches come on top of those that the producer made.
-            let _ = self.empties.push(empty);
-            self.doorbell.ring();
+        if self.taken <= self.restored_end {
+            // Not the producer's, which never counted it.
+            return;
         }
+        if self.empties.push(empty).is_err() {
+            self.dropped_batches.fetch_add(1, Ordering::Relaxed);
+        }
+        self.doorbell.ring();
     }
 
     /// Gives `read` the unconsumed records of batch `position`, without taking them; none when it is consumed.
@@ -332,3 +385,6 @@ impl<T> Receiver<T> {
         read(if index < first.len() { &first[index] } else { &second[index - first.len()] })
     }
 }
+
+#[cfg(test)]
+mod tests;

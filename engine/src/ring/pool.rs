@@ -28,6 +28,17 @@ impl BatchPool {
         false
     }
 
+    /// Takes `bytes` although they may not be there, for memory that is in use already. The debt is paid back first.
+    pub fn charge(&self, bytes: usize) {
+        self.free_bytes.fetch_sub(bytes as i64, Ordering::Relaxed);
+    }
+
+    /// Bytes that are free; negative while there is debt.
+    #[cfg(test)]
+    pub fn free_bytes(&self) -> i64 {
+        self.free_bytes.load(Ordering::Relaxed)
+    }
+
     /// Gives `bytes` back.
     pub fn release(&self, bytes: usize) {
         self.free_bytes.fetch_add(bytes as i64, Ordering::Relaxed);

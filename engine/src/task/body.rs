@@ -332,13 +332,17 @@ impl<R: SourceReader, S: Stage<R::Record>> Body for SourceBody<R, S> {
             malformed: self.malformed,
             flow: Flow::Continue,
             failure: None,
+            stopped: false,
             left: allowed,
+            emitted: 0,
+            malformed_records: 0,
             skipped: 0,
         };
         let status = self.site.blame(|| self.reader.poll(now, allowed, &mut feed));
-        let (flow, failure, used) = (feed.flow, feed.failure.take(), allowed - feed.left);
+        let (flow, failure, emitted) = (feed.flow, feed.failure.take(), feed.emitted);
+        let used = emitted + feed.malformed_records;
         self.skipped += feed.skipped;
-        self.records += used as u64;
+        self.records += emitted as u64;
         if let Some(rate) = &mut self.rate {
             rate.spend(used);
         }
@@ -346,7 +350,6 @@ impl<R: SourceReader, S: Stage<R::Record>> Body for SourceBody<R, S> {
             return Err(failure);
         }
         let (ran, wake_at, ended) = match status.map_err(|e| self.site.user_failure(e))? {
-            SourceStatus::More if used == 0 && flow == Flow::Continue => (Ran::Busy, None, false),
             SourceStatus::More => (Ran::Busy, None, false),
             SourceStatus::Idle(wake_at) => (Ran::Idle, wake_at, false),
             SourceStatus::End => (Ran::Idle, None, true),
@@ -426,7 +429,12 @@ struct Feed<'a, S> {
     malformed: MalformedPolicy,
     flow: Flow,
     failure: Option<Failure>,
+    /// Something is half done or has failed: the reader has been told to stop.
+    stopped: bool,
+    /// How many more the reader is asked for; malformed input counts too, so that a poll stays bounded.
     left: usize,
+    emitted: usize,
+    malformed_records: usize,
     skipped: u64,
 }
 
@@ -437,32 +445,49 @@ impl<S> Feed<'_, S> {
             Ok(Flow::Continue) => self.left > 0,
             Ok(Flow::Blocked) => {
                 self.flow = Flow::Blocked;
+                self.stopped = true;
                 false
             }
             Err(failure) => {
                 self.failure = Some(failure);
+                self.stopped = true;
                 false
             }
         }
     }
 }
 
+impl<S: StageControl> Feed<'_, S> {
+    /// The reader emits on although it was told not to: finishes what is half done, so that nothing is lost. False
+    /// after a failure, when records do not matter any more.
+    #[cold]
+    fn may_go_on(&mut self) -> bool {
+        if self.failure.is_none() {
+            self.failure = self.stage.finish_record().err();
+        }
+        self.failure.is_none()
+    }
+}
+
 impl<T, S: Stage<T>> SourceOutput<T> for Feed<'_, S> {
     #[inline(always)]
     fn emit(&mut self, record: T) -> bool {
-        if self.flow == Flow::Blocked {
-            // The reader emits on although it was told not to: finish what is half done, so that nothing is lost.
-            if let Err(failure) = self.stage.finish_record() {
-                self.failure = Some(failure);
-                return false;
-            }
+        if self.stopped && !self.may_go_on() {
+            return false;
         }
         self.left = self.left.saturating_sub(1);
+        self.emitted += 1;
         let flow = self.stage.process(record);
-        self.after(flow)
+        // What was blocked before still is.
+        self.after(flow) && !self.stopped
     }
 
     fn malformed(&mut self, record: MalformedRecord) -> bool {
+        if self.failure.is_some() {
+            return false;
+        }
+        self.left = self.left.saturating_sub(1);
+        self.malformed_records += 1;
         match (self.malformed, &mut self.dead_letters) {
             (MalformedPolicy::Divert, Some(output)) => {
                 let flow = output.push(record);
@@ -473,18 +498,19 @@ impl<T, S: Stage<T>> SourceOutput<T> for Feed<'_, S> {
                     "malformed record at offset {} of {}: {}; mend the input, or choose to skip or divert such records",
                     record.offset, record.origin, record.error
                 )));
+                self.stopped = true;
                 false
             }
             (MalformedPolicy::Skip | MalformedPolicy::Divert, _) => {
                 self.skipped += 1;
-                self.left > 0
+                self.left > 0 && !self.stopped
             }
         }
     }
 }
 
-/// A token bucket that holds at most 10 ms worth of records.
-struct Rate {
+/// A token bucket that holds at most 10 ms worth of records, and at least one.
+pub(super) struct Rate {
     nanos_per_record: f64,
     burst: f64,
     tokens: f64,
@@ -492,24 +518,25 @@ struct Rate {
 }
 
 impl Rate {
-    fn new(records_per_second: f64) -> Self {
+    pub(super) fn new(records_per_second: f64) -> Self {
         let burst = (records_per_second / 100.0).max(1.0);
         Rate { nanos_per_record: 1e9 / records_per_second, burst, tokens: 0.0, refilled: None }
     }
 
-    fn allowed(&mut self, now: Nanos) -> usize {
+    pub(super) fn allowed(&mut self, now: Nanos) -> usize {
         let since = self.refilled.replace(now).map_or(Duration::ZERO, |last| now.since(last));
         self.tokens = (self.tokens + since.as_nanos() as f64 / self.nanos_per_record).min(self.burst);
         self.tokens.max(0.0) as usize
     }
 
-    fn spend(&mut self, records: usize) {
+    pub(super) fn spend(&mut self, records: usize) {
         self.tokens -= records as f64;
     }
 
     /// When the next few records may come.
-    fn next(&self, now: Nanos) -> Nanos {
+    pub(super) fn next(&self, now: Nanos) -> Nanos {
         let wanted = (self.burst / 8.0).max(1.0);
-        now.after(Duration::from_nanos(((wanted - self.tokens).max(0.0) * self.nanos_per_record) as u64 + 1))
+        let nanos = (wanted - self.tokens).max(0.0) * self.nanos_per_record;
+        now.after(Duration::from_nanos((nanos.ceil() as u64).saturating_add(1)))
     }
 }

@@ -1,7 +1,9 @@
 //! A file that a checkpoint writes in the background: chunks appended in order, then made durable.
 //!
-//! Always true: [`BackgroundFile::poll`] says so only when every byte is written and `fdatasync` has succeeded; after
-//! an error the file is never written or synced again.
+//! Always true:
+//! - [`BackgroundFile::poll`] says so only when every byte is written and `fdatasync` has succeeded; after an error the
+//!   file is never written or synced again;
+//! - a file that is dropped before somebody relies on it ([`BackgroundFile::keep`]) is closed and removed.
 
 use std::collections::VecDeque;
 use std::io;
@@ -22,11 +24,15 @@ enum Stage {
 /// A new file, written and made durable step by step.
 pub struct BackgroundFile {
     disk: DiskHandle,
+    path: PathBuf,
     stage: Stage,
     waiting: VecDeque<Vec<u8>>,
     writes: VecDeque<Ticket<Vec<u8>>>,
     bytes: u64,
     complete: bool,
+    /// The file is this one's: it did not exist before.
+    created: bool,
+    kept: bool,
 }
 
 impl BackgroundFile {
@@ -34,11 +40,14 @@ impl BackgroundFile {
     pub fn create(disk: &DiskHandle, path: PathBuf) -> Self {
         BackgroundFile {
             disk: disk.clone(),
-            stage: Stage::Opening(disk.open(path, OpenMode::CreateNew)),
+            stage: Stage::Opening(disk.open(&path, OpenMode::CreateNew)),
+            path,
             waiting: VecDeque::new(),
             writes: VecDeque::new(),
             bytes: 0,
             complete: false,
+            created: false,
+            kept: false,
         }
     }
 
@@ -58,6 +67,11 @@ impl BackgroundFile {
         self.complete = true;
     }
 
+    /// The file is named by an acknowledgement: its removal is no longer this task's business.
+    pub fn keep(&mut self) {
+        self.kept = true;
+    }
+
     /// Moves on without blocking; true once the complete file is durable.
     ///
     /// # Errors
@@ -65,6 +79,7 @@ impl BackgroundFile {
     pub fn poll(&mut self) -> io::Result<bool> {
         let step = self.step();
         if step.is_err() {
+            self.close();
             self.stage = Stage::Failed;
         }
         step
@@ -73,7 +88,10 @@ impl BackgroundFile {
     fn step(&mut self) -> io::Result<bool> {
         if let Stage::Opening(ticket) = &mut self.stage {
             match ticket.poll() {
-                Some(file) => self.stage = Stage::Writing(file?),
+                Some(file) => {
+                    self.stage = Stage::Writing(file?);
+                    self.created = true;
+                }
                 None => return Ok(false),
             }
         }
@@ -116,10 +134,22 @@ impl BackgroundFile {
     }
 }
 
-impl Drop for BackgroundFile {
-    fn drop(&mut self) {
+impl BackgroundFile {
+    /// Closes the file if it is open. Writes that are under way still find it; one that is being opened is closed by
+    /// its ticket.
+    fn close(&mut self) {
         if let Stage::Writing(file) | Stage::Syncing(file, _) = &self.stage {
             drop(self.disk.close(*file));
+        }
+    }
+}
+
+impl Drop for BackgroundFile {
+    fn drop(&mut self) {
+        self.close();
+        if self.created && !self.kept {
+            // If this fails, or the file is only being created, the sweep before the next attempt finds it.
+            drop(self.disk.remove(&self.path));
         }
     }
 }

@@ -12,6 +12,9 @@ use thalweg_storage::{CheckpointId, Data};
 /// Records that are prepared and processed between two looks at barriers, at most.
 const SLICE_RECORDS: usize = 256;
 
+/// Time that a slice should take at most, in nanoseconds.
+const SLICE_NANOS: u64 = 50_000;
+
 /// One input channel and its place in the job.
 pub struct Input<T> {
     /// The edge.
@@ -140,8 +143,9 @@ impl<T: Data> Inputs<T> {
             let time = now();
             self.adapt(time.saturating_sub(slice_start), count);
             slice_start = time;
-            // A slow operator comes back after each slice, so that barriers are seen in time.
-            if left == 0 || time.saturating_sub(start) >= budget.nanos || self.slice_records < SLICE_RECORDS {
+            // A slow operator comes back after about one slice's time, so that barriers are seen in time.
+            let nanos = if self.slice_records < SLICE_RECORDS { SLICE_NANOS } else { u64::MAX };
+            if left == 0 || time.saturating_sub(start) >= budget.nanos.min(nanos) {
                 return Ok(Ran::Busy);
             }
         }
@@ -150,11 +154,14 @@ impl<T: Data> Inputs<T> {
 
     /// Halves slices that take long, doubles those that do not.
     fn adapt(&mut self, nanos: u64, count: usize) {
-        const LONG_NANOS: u64 = 50_000;
-        if nanos > LONG_NANOS {
+        if nanos > SLICE_NANOS {
             self.slice_records = (count / 2).max(1);
-        } else if nanos < LONG_NANOS / 4 && count == self.slice_records {
-            self.slice_records = (count * 2).min(SLICE_RECORDS);
+        } else if self.slice_records < SLICE_RECORDS {
+            // A batch may hold fewer records than a slice may: what counts is the time that a full slice would take.
+            let full_slice_nanos = nanos * self.slice_records as u64 / count as u64;
+            if full_slice_nanos < SLICE_NANOS / 4 {
+                self.slice_records = (self.slice_records * 2).min(SLICE_RECORDS);
+            }
         }
     }
 

@@ -7,6 +7,8 @@ mod file;
 mod inputs;
 mod operator_task;
 mod part;
+#[cfg(test)]
+mod tests;
 
 pub use body::{Body, OneInput, SPLITS_STATE, SourceBody, TwoInput};
 pub use inputs::{Input, Inputs};

@@ -105,6 +105,11 @@ impl<B: Body> OperatorTask<B> {
         }
     }
 
+    #[cfg(test)]
+    pub(super) fn body(&mut self) -> &mut B {
+        &mut self.parts.body
+    }
+
     fn obey(&mut self, command: TaskCommand, now: Nanos) -> Result<(), Failure> {
         match command {
             TaskCommand::Trigger(trigger) => {
@@ -122,9 +127,7 @@ impl<B: Body> OperatorTask<B> {
             TaskCommand::Abort(checkpoint) => {
                 self.parts.gate.abort(checkpoint);
                 self.forget(checkpoint);
-                if self.in_progress.iter().any(|part| part.trigger.checkpoint == checkpoint) {
-                    self.in_progress.retain(|part| part.trigger.checkpoint != checkpoint);
-                }
+                self.in_progress.retain(|part| part.trigger.checkpoint != checkpoint);
                 self.parts.keyed.aborted(checkpoint, &mut ChainTables::of(self.parts.body.stage()));
                 // An abort never touches prepared output: it waits for the next checkpoint that completes. The sink
                 // asks for that one again.
@@ -233,6 +236,7 @@ impl<B: Body> OperatorTask<B> {
         let began = clock.now();
         let mut more = body.capture_slice(gate, CAPTURE_RECORDS) >= CAPTURE_RECORDS;
         let mut index = 0;
+        // Older parts are acknowledged first; younger ones move on meanwhile.
         while index < self.in_progress.len() {
             let part = &mut self.in_progress[index];
             let mut outcome = Ok(());
@@ -252,6 +256,7 @@ impl<B: Body> OperatorTask<B> {
             }
             let checkpoint = part.trigger.checkpoint;
             let outcome = match outcome {
+                Ok(()) if index > 0 => Ok(None),
                 Ok(()) => part.try_acknowledge(files, keyed, gate, body, *partition, now)?,
                 Err(error) => Err(error),
             };
@@ -324,11 +329,15 @@ impl<B: Body> OperatorTask<B> {
         self.expire_timers(now);
         self.parts.body.look(&mut self.parts.gate);
         let mut busy = self.snapshot_when_ready(now)?;
-        if self.blocked {
-            // Room that has been freed since goes to what waits already.
-            self.flush(now);
+        if self.blocked || self.phase == Phase::Running {
+            let was_blocked = self.blocked;
+            if was_blocked {
+                // Room that has been freed since goes to what waits already.
+                self.flush(now);
+            }
+            // Asked in each poll: a flush may have filled an outbox, and a sink may have run out of room by itself.
             self.blocked = self.parts.body.stage().resume()? == Flow::Blocked;
-            busy |= !self.blocked;
+            busy |= was_blocked && !self.blocked;
         }
         let mut wake_at = None;
         let mut ended = false;

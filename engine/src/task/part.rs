@@ -282,6 +282,9 @@ impl Part {
                 (operator.uid, operator.keyed, state)
             })
             .collect();
+        for file in [&mut self.segment, &mut channels.file].into_iter().flatten() {
+            file.keep();
+        }
         let channels = std::mem::take(&mut channels.states);
         Ok(Ok(Some(TaskSnapshot { operators, channels, stats })))
     }
@@ -295,7 +298,7 @@ fn absolute(files: &PartFiles, path: &str) -> Result<PathBuf, String> {
 /// Loads the keyed state of a task that is being made. Waits for the disk.
 ///
 /// # Errors
-/// The state is damaged, missing or of another type.
+/// The state is damaged, missing or of another type, or the disk fails.
 pub fn restore_keyed(
     keyed: &mut KeyedSnapshots,
     files: &PartFiles,

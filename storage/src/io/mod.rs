@@ -186,18 +186,28 @@ impl DiskHandle {
     }
 
     fn submit<T: Send + 'static>(&self, request: Request, take: fn(Reply) -> Option<T>) -> Ticket<T> {
-        let (ticket, done) = Ticket::new(self.notify.clone(), take);
+        let (ticket, done) = Ticket::new(self.notify.clone(), take, None);
         self.disk.submit(request, done);
         ticket
     }
 
-    /// Opens a file.
+    /// Opens a file. One that is open by the time the ticket is dropped, or later, is closed again.
     pub fn open(&self, path: impl AsRef<Path>, mode: OpenMode) -> Ticket<FileId> {
         let path = path.as_ref().to_owned();
-        self.submit(
-            Request::Open { path, mode },
+        // Weak: a request that never completes must not keep its own disk alive.
+        let disk = Arc::downgrade(&self.disk);
+        let close = move |file| {
+            if let Some(disk) = disk.upgrade() {
+                disk.submit(Request::Close { file }, Box::new(|_| {}));
+            }
+        };
+        let (ticket, done) = Ticket::new(
+            self.notify.clone(),
             |r| if let Reply::File(file) = r { Some(file) } else { None },
-        )
+            Some(Box::new(close)),
+        );
+        self.disk.submit(Request::Open { path, mode }, done);
+        ticket
     }
 
     /// Reads up to `bytes` bytes at `offset`; shorter only at the end of the file.

@@ -489,3 +489,23 @@ fn close_on_io_uring_waits_for_the_requests_before_it() {
     }
     assert_eq!(disk.read_file(dir.path().join("a")).expect("there").len(), 40_000);
 }
+
+#[test]
+fn a_file_whose_open_nobody_waited_for_is_closed_again() {
+    for dropped_first in [true, false] {
+        let sim = SimDisk::new();
+        let disk = DiskHandle::new(Arc::clone(&sim) as Arc<dyn Disk>);
+        sim.set_deferred(true);
+        let ticket = disk.open("/file", OpenMode::CreateNew);
+        if dropped_first {
+            drop(ticket);
+            sim.complete_all();
+        } else {
+            sim.complete_all();
+            drop(ticket);
+        }
+        sim.complete_all();
+        let closed = sim.op_log().iter().filter(|op| op.kind == OpKind::Close && op.ok).count();
+        assert_eq!(closed, 1);
+    }
+}
