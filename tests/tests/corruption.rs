@@ -93,9 +93,13 @@ impl Victim {
         job.checkpoint().unwrap();
         sink.stop();
         (200..2000).for_each(|n| ingress.push((n, "large".repeat(100))).unwrap());
+        let mut seen = (0, 0);
         wait_until("the rings are full", || {
             let tasks = job.metrics().tasks;
-            tasks.iter().filter(|t| t.is_source).all(|t| t.time.is_some_and(|t| t.blocked_ns > 0))
+            let blocked = tasks.iter().any(|t| t.is_source && t.time.is_some_and(|t| t.blocked_ns > 0));
+            let moved: u64 = tasks.iter().map(|task| task.records_in).sum();
+            seen = if blocked && moved == seen.0 { (moved, seen.1 + 1) } else { (moved, 0) };
+            seen.1 >= 100
         });
         job.checkpoint().unwrap();
         drop(engine);
