@@ -190,8 +190,13 @@ impl<K: Key, V: Data> ValueTable<K, V> {
     #[cold]
     #[inline(never)]
     pub(super) fn preserve(&mut self, hash: u64, bucket: Bucket<K, V>, i: usize, stamp: Stamp) {
+        let position = self.position(hash);
         let Some(scan) = &mut self.scan else { return };
-        let group = usize::from(self.key_groups.group_of(hash) - self.first_group);
+        if position < scan.next {
+            // The scan has been here; its header, which would tell so too, is seldom in the cache.
+            return;
+        }
+        let group = position >> self.depth;
         // SAFETY: the caller found slot `i` of a bucket of the directory with this stamp.
         unsafe {
             if scan.needs(stamp, scan.plan[group]) && bucket.header().scanned != scan.id {
