@@ -16,6 +16,9 @@ use thalweg::{CheckpointMode, Dataflow, Engine};
 /// Name of the scenario, in rows and file names.
 const SCENARIO: &str = "keyed-count";
 
+/// Records per key that a run of the engine counts before it is measured, at least: one key in twenty is then still to come.
+const WARM_UP_ROUNDS: u64 = 3;
+
 /// Options of the scenario.
 #[derive(clap::Args)]
 pub struct Options {
@@ -130,7 +133,13 @@ pub fn engine_keyed_count(run: &EngineRun) -> Result<EngineFigures> {
         .count("count")
         .sink("sink", sink.clone());
     let job = engine.run(flow)?;
-    std::thread::sleep(run.warm_up);
+    let started = Instant::now();
+    // The loop's table has its size from the start. The engine's has grown to it when nearly every key has come.
+    while started.elapsed() < run.warm_up || sink.count() < WARM_UP_ROUNDS * keys {
+        if job.wait_timeout(Duration::from_millis(10)).is_some() {
+            return Err(format!("the job ended while it warmed up: {:?}", job.status()).into());
+        }
+    }
     let before = job.metrics().checkpoints;
     let (start, cpu_start, counted) = (Instant::now(), report::cpu_time(), sink.count());
     std::thread::sleep(run.measure);

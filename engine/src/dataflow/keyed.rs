@@ -55,8 +55,12 @@ where
 
     /// Counts the records of each key and emits every running count.
     #[expect(clippy::type_complexity, reason = "a fused chain is its type")]
-    pub fn count(self, name: impl Into<OperatorName>) -> KeyedChain<T, KeyedSum<K, E, fn(&T) -> u64, u64>> {
-        self.sum(name, |_| 1)
+    pub fn count(
+        self,
+        name: impl Into<OperatorName>,
+    ) -> KeyedChain<T, KeyedSum<K, E, impl FnMut(&T) -> u64 + Clone + Send + 'static, u64>> {
+        // Not a function pointer: that would be called for each record.
+        self.sum(name, |_: &T| 1)
     }
 
     /// Combines the records of each key, one after another, and emits every intermediate result; a key's first

@@ -94,12 +94,26 @@ pub(super) struct Scan {
     plan: Vec<GroupPlan>,
     classes: [Class; LABELS],
     labels: [Stamp; LABELS],
+    /// What a visit does with a slot, by its whole stamp: without branches, as stamps of neighbours are random.
+    visits: Box<Visits>,
+    /// Slots that the present visit takes; kept for its memory.
+    picked: Vec<u32>,
     /// Rows taken and not yet written, by group.
     waiting: Vec<Waiting>,
     /// Groups whose waiting rows fill a block.
     full: Vec<usize>,
     /// The group whose buckets are being visited.
     group: usize,
+}
+
+/// [`Scan::needs`] and the new stamp of each slot that a visit finds, for every possible stamp.
+#[derive(Debug)]
+struct Visits {
+    /// Where the group writes a delta.
+    needed_by_delta: [bool; 256],
+    /// Where the group writes all rows.
+    needed_by_base: [bool; 256],
+    restamped: [Stamp; 256],
 }
 
 /// Rows of one group, of which the first `written` are in blocks already.
@@ -115,12 +129,7 @@ impl Scan {
     /// True when the snapshot needs an entry of this stamp in its present form.
     #[inline]
     fn needs(&self, stamp: Stamp, plan: GroupPlan) -> bool {
-        match (self.classes[usize::from(stamp & LABEL)], plan) {
-            (Class::Later, _) => false,
-            (Class::Dirty, GroupPlan::Delta) => true,
-            (Class::Clean, GroupPlan::Delta) => false,
-            (Class::Dirty | Class::Clean, GroupPlan::Base | GroupPlan::Rebase) => stamp & TOMBSTONE == 0,
-        }
+        needs(&self.classes, stamp, plan)
     }
 
     /// Lists the group as full once its rows make a block.
@@ -150,13 +159,44 @@ impl Scan {
     }
 }
 
+fn needs(classes: &[Class; LABELS], stamp: Stamp, plan: GroupPlan) -> bool {
+    match (classes[usize::from(stamp & LABEL)], plan) {
+        (Class::Later, _) => false,
+        (Class::Dirty, GroupPlan::Delta) => true,
+        (Class::Clean, GroupPlan::Delta) => false,
+        (Class::Dirty | Class::Clean, GroupPlan::Base | GroupPlan::Rebase) => stamp & TOMBSTONE == 0,
+    }
+}
+
+impl Visits {
+    fn new(classes: &[Class; LABELS], labels: &[Stamp; LABELS]) -> Self {
+        // Stamp 0 is an empty slot, which stays empty.
+        let needed = |plan| std::array::from_fn(|stamp| stamp != 0 && needs(classes, stamp as Stamp, plan));
+        let restamped = |stamp: usize| {
+            let label = stamp & usize::from(LABEL);
+            let stays = stamp == 0 || classes[label] == Class::Later;
+            if stays { stamp as Stamp } else { labels[label] | stamp as Stamp & TOMBSTONE }
+        };
+        Visits {
+            needed_by_delta: needed(GroupPlan::Delta),
+            needed_by_base: needed(GroupPlan::Base),
+            restamped: std::array::from_fn(restamped),
+        }
+    }
+}
+
 impl<K: Key, V: Data> ValueTable<K, V> {
     /// Copies slot `i`, which is about to change, to the running scan if that needs it.
     #[cold]
     #[inline(never)]
     pub(super) fn preserve(&mut self, hash: u64, bucket: Bucket<K, V>, i: usize, stamp: Stamp) {
+        let position = self.position(hash);
         let Some(scan) = &mut self.scan else { return };
-        let group = usize::from(self.key_groups.group_of(hash) - self.first_group);
+        if position < scan.next {
+            // The scan has been here; its header, which would tell so too, is seldom in the cache.
+            return;
+        }
+        let group = position >> self.depth;
         // SAFETY: the caller found slot `i` of a bucket of the directory with this stamp.
         unsafe {
             if scan.needs(stamp, scan.plan[group]) && bucket.header().scanned != scan.id {
@@ -177,20 +217,23 @@ impl<K: Key, V: Data> ValueTable<K, V> {
                 return;
             }
             let group = position >> self.depth;
-            let plan = scan.plan[group];
-            for i in 0..bucket.capacity() {
+            let Visits { needed_by_delta, needed_by_base, restamped } = &*scan.visits;
+            let needed = if scan.plan[group] == GroupPlan::Delta { needed_by_delta } else { needed_by_base };
+            let capacity = bucket.capacity();
+            scan.picked.resize(capacity, 0);
+            let mut count = 0;
+            for i in 0..capacity {
                 let stamp = bucket.stamp(i);
-                if stamp == 0 {
-                    continue;
-                }
-                if scan.needs(stamp, plan) {
-                    let value = (stamp & TOMBSTONE == 0).then(|| bucket.value(i));
-                    scan.waiting[group].rows.push(bucket.key(i), value);
-                }
-                if scan.classes[usize::from(stamp & LABEL)] != Class::Later {
-                    bucket.set_stamp(i, scan.labels[usize::from(stamp & LABEL)] | stamp & TOMBSTONE);
-                }
+                // At most one slot was picked for each one seen before, so this lies within.
+                scan.picked[count] = i as u32;
+                count += usize::from(needed[usize::from(stamp)]);
+                bucket.set_stamp(i, restamped[usize::from(stamp)]);
             }
+            scan.waiting[group].rows.extend(scan.picked[..count].iter().map(|&i| {
+                let i = i as usize;
+                // What is needed keeps its tombstone, so the new stamp tells whether there is a value.
+                (bucket.key(i), (bucket.stamp(i) & TOMBSTONE == 0).then(|| bucket.value(i)))
+            }));
             bucket.header().scanned = scan.id;
             scan.taken(group);
         }
@@ -266,14 +309,17 @@ impl<K: Key, V: Data> StateTable for ValueTable<K, V> {
             listed: false,
             any_block: false,
         };
+        let (classes, labels) = (std::array::from_fn(class), epochs.restamp());
         self.scan = Some(Box::new(Scan {
             id: self.scans,
             next: 0,
             epoch,
             state,
             plan: plan.to_vec(),
-            classes: std::array::from_fn(class),
-            labels: epochs.restamp(),
+            classes,
+            labels,
+            visits: Box::new(Visits::new(&classes, &labels)),
+            picked: Vec::new(),
             waiting: self.range.clone().map(|_| waiting()).collect(),
             full: Vec::new(),
             group: 0,

@@ -113,7 +113,7 @@ impl<K: Key, V: Data> ValueTable<K, V> {
     }
 
     #[inline(always)]
-    fn position(&self, hash: u64) -> usize {
+    pub(super) fn position(&self, hash: u64) -> usize {
         // A group below the first wraps to a position that the directory does not have.
         let position =
             (usize::from(self.key_groups.group_of(hash)) << self.depth) + (hash >> 1 >> self.shift) as usize;
