@@ -46,12 +46,12 @@ fn map_filter_and_flat_map_chain() {
     let flow = Dataflow::new("chain");
     flow.source("numbers", to(1000))
         .map("triple", |n: u64| 3 * n)
-        .filter("even", |n: &u64| n % 2 == 0)
+        .filter("even", |n: &u64| n.is_multiple_of(2))
         .flat_map("twice", |n: u64| [n, n + 1])
         .sink("sink", sink.clone());
     run(flow);
     let expected: Vec<u64> =
-        (0..1000).map(|n| 3 * n).filter(|n| n % 2 == 0).flat_map(|n| [n, n + 1]).collect();
+        (0..1000).map(|n| 3 * n).filter(|n: &u64| n.is_multiple_of(2)).flat_map(|n| [n, n + 1]).collect();
     assert_eq!(sorted(&sink), expected);
 }
 
@@ -267,7 +267,7 @@ fn union_merges_rebalance_spreads_and_a_shared_stream_goes_to_each_continuation(
     let high = flow.source("high", GeneratorSource::new(Some(500), |n| n + 1000)).map("id", |n: u64| n);
     let shared = low.union(high).rebalance().map("same", |n: u64| n).share();
     shared.stream().sink("all", all.clone());
-    shared.stream().filter("even", |n: &u64| n % 2 == 0).rebalance().sink("evens", evens.clone());
+    shared.stream().filter("even", |n: &u64| n.is_multiple_of(2)).rebalance().sink("evens", evens.clone());
     run(flow);
     assert_eq!(sorted(&all), (0..1500).collect::<Vec<_>>());
     assert_eq!(evens.count(), 750);
@@ -399,7 +399,7 @@ fn a_side_output_takes_what_the_main_output_does_not() {
     let (even, odd) = flow.source("numbers", to(1000)).process_with_side_output(
         "split",
         |n: u64, main: &mut Collector<u64>, side: &mut Collector<String>| {
-            if n % 2 == 0 {
+            if n.is_multiple_of(2) {
                 main.collect(n)
             } else {
                 side.collect(n.to_string())

@@ -54,7 +54,6 @@ where
     }
 
     /// Counts the records of each key and emits every running count.
-    #[expect(clippy::type_complexity, reason = "a fused chain is its type")]
     pub fn count(
         self,
         name: impl Into<OperatorName>,

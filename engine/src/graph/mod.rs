@@ -43,7 +43,7 @@ pub struct Vertex {
 
 /// A link between two vertices.
 pub struct EdgeSpec {
-    /// Its unique name, once [`Graph::name_edges`] has given it.
+    /// Its unique name, once `Graph::name_edges` has given it.
     pub name: Arc<str>,
     /// The producing vertex.
     pub producer: VertexId,

@@ -1,3 +1,5 @@
+//! Claims about codecs: frozen bytes and hashes, and what hostile bytes may do.
+
 use super::short_hash::{hash_4, hash_8, hash_9_to_16, hash_short};
 use super::*;
 use proptest::prelude::*;

@@ -2,7 +2,7 @@
 //!
 //! It lists, for each operator and subtask, the small state itself, the segments that hold keyed state, the
 //! committables of sinks, and the in-flight data of channels. Paths in it are relative to the job's directory, never
-//! absolute, never with `..`. The file format is [`codec`]'s; what content is acceptable, [`validate`] says.
+//! absolute, never with `..`. The file format is `codec`'s; what content is acceptable, [`validate`] says.
 
 mod codec;
 mod validate;

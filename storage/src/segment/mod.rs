@@ -10,7 +10,7 @@
 //! - for one state and key group, a *base* block replaces everything that older segments say; *delta* blocks add to it.
 //!   Within a segment a group has blocks of one kind only, and each key at most once per state.
 //!
-//! [`rows`] is the layout of rows within a block; [`format`] the layout of the structures around them.
+//! `rows` is the layout of rows within a block; `format` the layout of the structures around them.
 
 mod builder;
 mod format;

@@ -363,7 +363,7 @@ mod tests {
         fn prop_planes_hold_the_bytes_of_each_place_in_turn_and_join_again(
             width in 1_usize..20, rows in 0_usize..40, seed: u64,
         ) {
-            let byte = |i: usize| (seed.rotate_left(i as u32) ^ i as u64 * 31) as u8;
+            let byte = |i: usize| (seed.rotate_left(i as u32) ^ (i as u64 * 31)) as u8;
             let bytes: Vec<u8> = (0..width * rows).map(byte).collect();
             let mut planes = Vec::new();
             split_planes(&bytes, width, &mut planes);

@@ -1,3 +1,5 @@
+//! Claims about segment files: what is written is read, and no changed byte goes unseen.
+
 use super::*;
 use crate::codec::Data;
 use crate::error::StoreError;

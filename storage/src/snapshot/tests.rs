@@ -1,3 +1,5 @@
+//! Claims about incremental snapshots, against a plain map.
+
 use super::*;
 use crate::codec::Data;
 use crate::io::{Completion, Disk, FileId, OpenMode, Reply, Request};

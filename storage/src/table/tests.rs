@@ -1,3 +1,5 @@
+//! Claims about the table, against a plain map.
+
 use super::epochs::{CLEAN, Epochs};
 use super::*;
 use crate::codec::Data;
