@@ -1,58 +1,75 @@
 //! Memory for the buckets of one table that have the full size, carved from large regions.
 //!
 //! A table of millions of entries is visited in random order: with buckets in pages of 4 KiB, most visits also miss the
-//! processor's address translation. So the arena asks for regions in 2 MiB steps and recommends them for huge pages
-//! (`madvise(MADV_HUGEPAGE)`; where the system refuses, only speed is lost). Its first regions are small, so that small
-//! tables stay small.
+//! processor's address translation. So a large table's arena asks for regions of 2 MiB and recommends them for huge pages
+//! (`madvise(MADV_HUGEPAGE)`; where the system refuses, only speed is lost). Regions grow with the table, so that at most
+//! about a ninth of its memory waits to be used.
 //!
 //! Always true: every block handed out has the layout given at the start, lies in exactly one region, and belongs to one
-//! holder until it is given back; regions live until the arena is dropped.
+//! holder until it is given back; a region is freed with its last block.
 
 #![expect(unsafe_code, reason = "hands out raw memory")]
 
 use std::alloc::{Layout, alloc, dealloc, handle_alloc_error};
+use std::collections::{BTreeMap, BTreeSet};
 use std::ptr::NonNull;
 
 /// A huge page of x86-64 and of common arm64 kernels, in bytes.
 const HUGE_PAGE_BYTES: usize = 2 << 20;
 
-/// Blocks of the first region; each further region has twice as many, up to a huge page.
-const FIRST_REGION_BLOCKS: usize = 4;
+/// A region has this share of the blocks that the arena holds already, but never more than a huge page holds.
+const GROWTH: usize = 8;
 
 /// Hands out blocks of one layout.
 pub(super) struct Arena {
     block: Layout,
+    /// By start address.
+    regions: BTreeMap<usize, Region>,
+    /// Start addresses of the regions that have a block left.
+    roomy: BTreeSet<usize>,
+    /// Blocks of all regions.
+    blocks: usize,
+    used: usize,
+}
+
+struct Region {
+    start: NonNull<u8>,
+    layout: Layout,
+    blocks: usize,
+    /// Blocks that were never handed out follow this many that were.
+    begun: usize,
     free: Vec<NonNull<u8>>,
-    regions: Vec<(NonNull<u8>, Layout)>,
-    /// The next unused byte of the newest region, and how many blocks are left there.
-    next: NonNull<u8>,
-    left: usize,
+}
+
+impl Region {
+    fn used(&self) -> usize {
+        self.begun - self.free.len()
+    }
 }
 
 impl Arena {
     /// An arena of blocks with this layout, without any memory yet.
     pub fn new(block: Layout) -> Self {
-        Arena {
-            block: block.pad_to_align(),
-            free: Vec::new(),
-            regions: Vec::new(),
-            next: NonNull::dangling(),
-            left: 0,
-        }
+        let (regions, roomy) = (BTreeMap::new(), BTreeSet::new());
+        Arena { block: block.pad_to_align(), regions, roomy, blocks: 0, used: 0 }
     }
 
     /// A block, uninitialised.
     pub fn take(&mut self) -> NonNull<u8> {
-        if let Some(block) = self.free.pop() {
-            return block;
+        let start = match self.roomy.first() {
+            Some(start) => *start,
+            None => self.grow(),
+        };
+        let region = self.regions.get_mut(&start).expect("a roomy region exists");
+        let block = region.free.pop().unwrap_or_else(|| {
+            region.begun += 1;
+            // SAFETY: the region holds `blocks` blocks, of which this is number `begun - 1`.
+            unsafe { region.start.add((region.begun - 1) * self.block.size()) }
+        });
+        if region.used() == region.blocks {
+            self.roomy.remove(&start);
         }
-        if self.left == 0 {
-            self.grow();
-        }
-        let block = self.next;
-        self.left -= 1;
-        // SAFETY: a region holds as many blocks as it was made for; one past the last stays within its bounds.
-        self.next = unsafe { block.add(self.block.size()) };
+        self.used += 1;
         block
     }
 
@@ -61,46 +78,65 @@ impl Arena {
     /// # Safety
     /// The block came from [`Arena::take`] of this arena, and nobody uses it any more.
     pub unsafe fn give_back(&mut self, block: NonNull<u8>) {
-        self.free.push(block);
+        let owner = self.regions.range_mut(..=block.addr().get()).next_back();
+        let (start, region) = owner.expect("a block lies in a region");
+        let start = *start;
+        region.free.push(block);
+        self.used -= 1;
+        if region.used() > 0 {
+            self.roomy.insert(start);
+            return;
+        }
+        self.roomy.remove(&start);
+        if let Some(region) = self.regions.remove(&start) {
+            self.blocks -= region.blocks;
+            // SAFETY: allocated with this layout, once, and none of its blocks is in use.
+            unsafe { dealloc(region.start.as_ptr(), region.layout) };
+        }
     }
 
     /// Bytes that are allocated and not in use.
     pub fn slack_bytes(&self) -> usize {
-        (self.free.len() + self.left) * self.block.size()
+        (self.blocks - self.used) * self.block.size()
     }
 
+    /// Adds a region and returns its address.
     #[cold]
-    fn grow(&mut self) {
+    fn grow(&mut self) -> usize {
         let blocks_max = (HUGE_PAGE_BYTES / self.block.size()).max(1);
-        let blocks = (FIRST_REGION_BLOCKS << self.regions.len().min(16)).min(blocks_max);
+        let blocks = (self.blocks / GROWTH).clamp(1, blocks_max);
         let bytes = blocks * self.block.size();
         let huge = blocks == blocks_max;
-        let align = if huge { HUGE_PAGE_BYTES } else { self.block.align() };
         // The tail of a huge page that holds no whole block is left unused.
-        let bytes = if huge { bytes.next_multiple_of(HUGE_PAGE_BYTES) } else { bytes };
+        let (bytes, align) = if huge {
+            (bytes.next_multiple_of(HUGE_PAGE_BYTES), HUGE_PAGE_BYTES)
+        } else {
+            (bytes, self.block.align())
+        };
         let layout = Layout::from_size_align(bytes, align).expect("a region fits the address space");
         // SAFETY: a block, and so a region, is larger than nothing.
-        let Some(region) = NonNull::new(unsafe { alloc(layout) }) else { handle_alloc_error(layout) };
+        let Some(start) = NonNull::new(unsafe { alloc(layout) }) else { handle_alloc_error(layout) };
         #[cfg(target_os = "linux")]
         if huge {
-            // SAFETY: the range is ours and page-aligned; the advice changes no content.
-            let advised = unsafe {
-                rustix::mm::madvise(region.as_ptr().cast(), bytes, rustix::mm::Advice::LinuxHugepage)
-            };
             // A system without huge pages runs on small ones.
-            let _ = advised;
+            // SAFETY: the range is ours and page-aligned; the advice changes no content.
+            let _ = unsafe {
+                rustix::mm::madvise(start.as_ptr().cast(), bytes, rustix::mm::Advice::LinuxHugepage)
+            };
         }
-        self.regions.push((region, layout));
-        self.next = region;
-        self.left = blocks;
+        let address = start.addr().get();
+        self.regions.insert(address, Region { start, layout, blocks, begun: 0, free: Vec::new() });
+        self.roomy.insert(address);
+        self.blocks += blocks;
+        address
     }
 }
 
 impl Drop for Arena {
     fn drop(&mut self) {
-        for (region, layout) in self.regions.drain(..) {
+        for region in self.regions.values() {
             // SAFETY: allocated with this layout, once; whoever holds blocks must not outlive the arena.
-            unsafe { dealloc(region.as_ptr(), layout) };
+            unsafe { dealloc(region.start.as_ptr(), region.layout) };
         }
     }
 }
@@ -119,11 +155,21 @@ mod tests {
         starts.sort_unstable();
         assert!(starts.iter().all(|start| start % 64 == 0));
         assert!(starts.windows(2).all(|pair| pair[1] - pair[0] >= 1_000));
-        let slack = arena.slack_bytes();
+        assert!(arena.slack_bytes() <= 10_000 * 1_024 / 8);
+        let (kept, given) = blocks.split_at(5_000);
+        // SAFETY: nothing was stored in the blocks.
+        given.iter().for_each(|block| unsafe { arena.give_back(*block) });
+        let kept: HashSet<usize> = kept.iter().map(|b| b.addr().get()).collect();
+        assert!((0..5_000).all(|_| !kept.contains(&arena.take().addr().get())));
+    }
+
+    #[test]
+    fn memory_goes_with_the_last_block_of_its_region() {
+        let mut arena = Arena::new(Layout::from_size_align(4_096, 64).unwrap());
+        let blocks: Vec<_> = (0..2_000).map(|_| arena.take()).collect();
         // SAFETY: nothing was stored in the blocks.
         blocks.iter().for_each(|block| unsafe { arena.give_back(*block) });
-        let again: HashSet<usize> = (0..10_000).map(|_| arena.take().addr().get()).collect();
-        assert_eq!(again, starts.into_iter().collect());
-        assert_eq!(arena.slack_bytes(), slack);
+        assert_eq!(arena.slack_bytes(), 0);
+        assert!(arena.regions.is_empty());
     }
 }

@@ -1,14 +1,14 @@
 //! One bucket of a table: a small header, slots, and a stamp for each slot, in one allocation.
 //!
-//! | bytes     | content                                                                                      |
-//! |-----------|----------------------------------------------------------------------------------------------|
-//! | 16        | [`Header`]                                                                                   |
-//! | each 16   | [`Stamp`]s of 16 slots; a slot is initialised as its stamp says                              |
-//! | 16 × slot | key and value of these slots                                                                 |
+//! | bytes        | content                                                                                   |
+//! |--------------|-------------------------------------------------------------------------------------------|
+//! | 64           | [`Header`], padded                                                                        |
+//! | each chunk   | [`Stamp`]s of a few slots, padded; then key and value of these slots                      |
 //!
-//! The last two repeat until the capacity is reached; a bucket of fewer slots ends early. So the stamp of a small slot
-//! lies near it, mostly in the same page: an access costs one miss of the address translation, not two. Header
-//! and stamps are padded to the alignment of a slot where that exceeds 16.
+//! Chunks repeat until the capacity is reached. Where two slots or more fit a cache line together with their stamps
+//! (three of 16 bytes), a chunk is one line: an access then costs one cache miss, which is what bounds a large table.
+//! Larger slots come in chunks of sixteen, so that a stamp lies near its slot, mostly in the same page. A slot
+//! is initialised as its stamp says.
 //!
 //! Always true of a bucket between two calls:
 //! - stamp 0: the slot is uninitialised; [`TOMBSTONE`]: its key is initialised; otherwise key and value are;
@@ -33,8 +33,11 @@ pub(super) const BUCKET_BYTES_MAX: usize = 16 << 10;
 const ALIGN: usize = 64;
 const LOG2_MASK: usize = ALIGN - 1;
 
-/// Slots that share a run of stamps.
-const CHUNK: usize = 16;
+/// Bytes of a cache line, to which buckets are aligned.
+const LINE_BYTES: usize = ALIGN;
+
+/// Slots of a chunk where a cache line does not hold two.
+const CHUNK_OF_LARGE: usize = 16;
 
 struct Slot<K, V> {
     key: MaybeUninit<K>,
@@ -73,9 +76,25 @@ impl<K, V> PartialEq for Bucket<K, V> {
 
 impl<K, V> Bucket<K, V> {
     const SLOT_BYTES: usize = size_of::<Slot<K, V>>();
-    const HEADER_BYTES: usize = size_of::<Header>().next_multiple_of(align_of::<Slot<K, V>>());
-    const STAMPS_BYTES: usize = CHUNK.next_multiple_of(align_of::<Slot<K, V>>());
-    const CHUNK_BYTES: usize = Self::STAMPS_BYTES + CHUNK * Self::SLOT_BYTES;
+    const SLOT_ALIGN: usize = align_of::<Slot<K, V>>();
+    const HEADER_BYTES: usize = LINE_BYTES.next_multiple_of(Self::SLOT_ALIGN);
+
+    /// Slots that fit a cache line together with their stamps.
+    const LINE_SLOTS: usize = {
+        let mut slots = LINE_BYTES;
+        while slots > 0 && slots.next_multiple_of(Self::SLOT_ALIGN) + slots * Self::SLOT_BYTES > LINE_BYTES {
+            slots -= 1;
+        }
+        slots
+    };
+    const IN_LINES: bool = Self::LINE_SLOTS >= 2;
+    const CHUNK: usize = if Self::IN_LINES { Self::LINE_SLOTS } else { CHUNK_OF_LARGE };
+    const STAMPS_BYTES: usize = if Self::IN_LINES {
+        LINE_BYTES - Self::CHUNK * Self::SLOT_BYTES
+    } else {
+        Self::CHUNK.next_multiple_of(Self::SLOT_ALIGN)
+    };
+    const CHUNK_BYTES: usize = Self::STAMPS_BYTES + Self::CHUNK * Self::SLOT_BYTES;
 
     /// Logarithm of the largest capacity that the table chooses on its own.
     pub const LOG2_MAX: u32 = {
@@ -93,10 +112,10 @@ impl<K, V> Bucket<K, V> {
     fn layout(log2: u32) -> Layout {
         let align = if align_of::<Slot<K, V>>() > ALIGN { align_of::<Slot<K, V>>() } else { ALIGN };
         let capacity = 1usize << log2;
-        let bytes = if capacity < CHUNK {
+        let bytes = if capacity < Self::CHUNK && !Self::IN_LINES {
             Some(Self::STAMPS_BYTES + capacity * Self::SLOT_BYTES)
         } else {
-            Self::CHUNK_BYTES.checked_mul(capacity / CHUNK)
+            Self::CHUNK_BYTES.checked_mul(capacity.div_ceil(Self::CHUNK))
         };
         let bytes = bytes
             .and_then(|bytes| bytes.checked_add(Self::HEADER_BYTES))
@@ -123,9 +142,9 @@ impl<K, V> Bucket<K, V> {
         unsafe { start.cast::<Header>().write(Header { scanned, used: 0, depth }) };
         let bucket =
             Bucket { tagged: start.map_addr(|address| address | log2 as usize), marker: PhantomData };
-        for chunk in 0..bucket.capacity().div_ceil(CHUNK) {
+        for chunk in 0..bucket.capacity().div_ceil(Self::CHUNK) {
             // SAFETY: every chunk starts with room for its stamps.
-            unsafe { bucket.stamp_at(chunk * CHUNK).write_bytes(0, CHUNK) };
+            unsafe { bucket.stamp_at(chunk * Self::CHUNK).write_bytes(0, Self::CHUNK) };
         }
         bucket
     }
@@ -167,15 +186,14 @@ impl<K, V> Bucket<K, V> {
 
     #[inline(always)]
     fn slot(self, i: usize) -> *mut Slot<K, V> {
-        // Slots before it, stamps of their chunks, and those of its own; short on the path to the load.
-        let stamps = i / CHUNK * Self::STAMPS_BYTES + Self::STAMPS_BYTES;
-        self.start().as_ptr().wrapping_add(Self::HEADER_BYTES + i * Self::SLOT_BYTES + stamps).cast()
+        let before = i / Self::CHUNK * Self::CHUNK_BYTES + i % Self::CHUNK * Self::SLOT_BYTES;
+        self.start().as_ptr().wrapping_add(Self::HEADER_BYTES + Self::STAMPS_BYTES + before).cast()
     }
 
     #[inline(always)]
     fn stamp_at(self, i: usize) -> *mut Stamp {
-        let chunks = (i & !(CHUNK - 1)) * Self::SLOT_BYTES + i / CHUNK * Self::STAMPS_BYTES;
-        self.start().as_ptr().wrapping_add(Self::HEADER_BYTES + chunks + i % CHUNK)
+        let before = i / Self::CHUNK * Self::CHUNK_BYTES + i % Self::CHUNK;
+        self.start().as_ptr().wrapping_add(Self::HEADER_BYTES + before)
     }
 
     /// The slot where a probe for `hash` starts. Bits 0..16 choose the key group, the leading ones the bucket.
@@ -198,8 +216,10 @@ impl<K, V> Bucket<K, V> {
     #[inline(always)]
     pub fn prefetch(self, hash: u64) {
         let home = self.home(hash);
-        prefetch_line(self.slot(home).cast());
         prefetch_line(self.stamp_at(home));
+        if !Self::IN_LINES {
+            prefetch_line(self.slot(home).cast());
+        }
     }
 
     /// The stamp of slot `i`.
