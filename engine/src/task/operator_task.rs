@@ -30,6 +30,10 @@ const CAPTURE_RECORDS: usize = 4096;
 /// Background slices of a poll stop after this long.
 const BACKGROUND_NANOS: u64 = 50_000;
 
+/// While a checkpoint is under way, records are processed for this long at a time: background work then has half of the
+/// task's time. Its slices stay short, and the sooner it ends the fewer entries change before it has reached them.
+const RECORDS_NANOS: u64 = 50_000;
+
 /// Where a task is in its life.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Phase {
@@ -343,6 +347,10 @@ impl<B: Body> OperatorTask<B> {
         let mut ended = false;
         if !self.blocked && self.phase == Phase::Running {
             let clock = &self.parts.clock;
+            let budget = match self.in_progress.is_empty() {
+                true => budget,
+                false => Budget { nanos: budget.nanos.min(RECORDS_NANOS), ..budget },
+            };
             let run = self.parts.body.run(&mut self.parts.gate, now, budget, &|| clock.now().0)?;
             self.blocked = run.ran == Ran::Blocked;
             busy |= run.ran == Ran::Busy;
