@@ -276,6 +276,7 @@ impl Core {
         }
         match self.restarts.next() {
             Some(delay) => {
+                self.stats.restart_cause = Some(cause.clone());
                 self.actions.push(Action::Note(format!("the job restarts: {cause}")));
                 Then::Restart { at: self.now.after(delay), cause }
             }

@@ -87,6 +87,8 @@ pub struct CheckpointStats {
     pub failed: u64,
     /// Restarts of the job.
     pub restarts: u64,
+    /// Why the job restarted last: operator, partition and message.
+    pub restart_cause: Option<String>,
     /// The latest completed checkpoint, of this process or restored.
     pub latest: Option<CheckpointId>,
     /// The checkpoint that the present attempt was restored from.

@@ -7,13 +7,15 @@ mod file;
 mod inputs;
 mod operator_task;
 mod part;
+mod source;
 #[cfg(test)]
 mod tests;
 
-pub use body::{Body, OneInput, SPLITS_STATE, SourceBody, TwoInput};
+pub use body::{Body, OneInput, TwoInput};
 pub use inputs::{Input, Inputs};
 pub use operator_task::{OperatorTask, TaskParts};
 pub use part::{PartFiles, restore_keyed};
+pub use source::{SPLITS_STATE, SourceBody};
 
 use crate::clock::Nanos;
 use crate::control::{TaskCommand, TaskFailure};

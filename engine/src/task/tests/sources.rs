@@ -1,7 +1,7 @@
 //! Tasks that read a source: blocked readers, readers that do not listen, malformed input, rates.
 
 use super::super::SourceBody;
-use super::super::body::Rate;
+use super::super::source::Rate;
 use super::*;
 use crate::connector::{
     BoxError, MalformedPolicy, MalformedRecord, SourceOutput, SourceReader, SourceStatus,
