@@ -35,3 +35,8 @@ pub use error::Error;
 pub use job::{Engine, EngineBuilder, JobHandle};
 pub use thalweg_storage::{CheckpointId, Data, Key, data, pod};
 pub use worker::DriverChoice;
+
+/// Compiles the README's job.
+#[cfg(all(doctest, feature = "files"))]
+#[doc = include_str!("../../README.md")]
+struct Readme;
