@@ -1,7 +1,7 @@
 //! Edges: how records are spread over the partitions of the next task, and how an edge becomes channels.
 
 use super::{EdgeId, Graph, VertexId};
-use crate::operator::{Broadcast, Edge, EdgeWriter, Partition};
+use crate::operator::{Edge, EdgeWriter, Partition, Route, ToAll, ToOne};
 use crate::ring::{ChannelSpec, Sender, channel};
 use crate::task::Input;
 use std::any::Any;
@@ -74,18 +74,17 @@ pub struct InputPlan<T> {
 impl<T: Data> InputPlan<T> {
     /// Partition i to partition i, or in turn to all partitions.
     pub fn forward(source: OutputRef<T>) -> Self {
-        InputPlan { source, ship: Ship::Forward, make: edge_maker(RoundRobin::default) }
+        InputPlan { source, ship: Ship::Forward, make: edge_maker(|| ToOne(RoundRobin::default())) }
     }
 
     /// In turn to all partitions.
     pub fn rebalance(source: OutputRef<T>) -> Self {
-        InputPlan { source, ship: Ship::Exchange, make: edge_maker(RoundRobin::default) }
+        InputPlan { source, ship: Ship::Exchange, make: edge_maker(|| ToOne(RoundRobin::default())) }
     }
 
     /// To every partition.
     pub fn broadcast(source: OutputRef<T>) -> Self {
-        let make: MakeWriter<T> = Box::new(|context| Box::new(Broadcast::new(context.name, context.senders)));
-        InputPlan { source, ship: Ship::Broadcast, make }
+        InputPlan { source, ship: Ship::Broadcast, make: edge_maker(|| ToAll) }
     }
 
     /// To the partition that `choose` names.
@@ -93,7 +92,11 @@ impl<T: Data> InputPlan<T> {
         source: OutputRef<T>,
         choose: impl FnMut(&T, usize) -> usize + Clone + Send + 'static,
     ) -> Self {
-        InputPlan { source, ship: Ship::Exchange, make: edge_maker(move || WithFunction(choose.clone())) }
+        InputPlan {
+            source,
+            ship: Ship::Exchange,
+            make: edge_maker(move || ToOne(WithFunction(choose.clone()))),
+        }
     }
 
     /// To the partition that owns the key's group.
@@ -103,7 +106,7 @@ impl<T: Data> InputPlan<T> {
     ) -> Self {
         let make: MakeWriter<T> = Box::new(move |context| {
             let partition = KeyPartition::new(extract.clone(), context.key_groups, context.senders.len());
-            Box::new(Edge::new(context.name, context.senders, partition))
+            Box::new(Edge::new(context.name, context.senders, ToOne(partition)))
         });
         InputPlan { source, ship: Ship::Exchange, make }
     }
@@ -123,10 +126,8 @@ impl<T: Data> InputPlan<T> {
     }
 }
 
-fn edge_maker<T: Data, P: Partition<T> + 'static>(
-    partition: impl Fn() -> P + Send + 'static,
-) -> MakeWriter<T> {
-    Box::new(move |context| Box::new(Edge::new(context.name, context.senders, partition())))
+fn edge_maker<T: Data, R: Route<T> + 'static>(route: impl Fn() -> R + Send + 'static) -> MakeWriter<T> {
+    Box::new(move |context| Box::new(Edge::new(context.name, context.senders, route())))
 }
 
 /// Each partition in turn.

@@ -10,7 +10,7 @@ mod site;
 
 pub use chain::{BindContext, Identity, Link, Then};
 pub use output::{
-    Broadcast, Edge, EdgeWriter, FlushPolicy, Outbox, Output, OutputPort, Partition, UnsentRecords,
+    Edge, EdgeWriter, FlushPolicy, Outbox, Output, OutputPort, Partition, Route, ToAll, ToOne, UnsentRecords,
 };
 pub use site::{Failure, Site};
 

@@ -74,130 +74,106 @@ pub trait EdgeWriter<T>: OutputPort + Send {
     fn write(&mut self, records: &mut Vec<T>);
 }
 
-/// An edge that sends each record to one partition.
-pub struct Edge<T, P> {
-    name: Arc<str>,
-    senders: Vec<(u32, Sender<T>)>,
-    partition: P,
-    records: u64,
+/// Spreads records over the channels of an edge.
+pub trait Route<T>: Send {
+    /// Pushes all of `records`, leaving it empty, into `senders`.
+    fn spread(&mut self, records: &mut Vec<T>, senders: &mut [(u32, Sender<T>)]);
 }
 
-impl<T, P> Edge<T, P> {
-    /// An edge over `senders`, each with its consumer's partition.
-    pub fn new(name: Arc<str>, senders: Vec<(u32, Sender<T>)>, partition: P) -> Self {
-        Edge { name, senders, partition, records: 0 }
-    }
-}
+/// Sends each record to the partition that `P` chooses.
+pub struct ToOne<P>(pub P);
 
-impl<T: Data, P: Partition<T>> EdgeWriter<T> for Edge<T, P> {
-    fn write(&mut self, records: &mut Vec<T>) {
-        self.records += records.len() as u64;
-        let consumers = self.senders.len();
+impl<T, P: Partition<T>> Route<T> for ToOne<P> {
+    #[inline]
+    fn spread(&mut self, records: &mut Vec<T>, senders: &mut [(u32, Sender<T>)]) {
+        let consumers = senders.len();
         for record in records.drain(..) {
-            let consumer = self.partition.partition(&record, consumers);
-            self.senders[consumer].1.push(record);
+            let consumer = self.0.partition(&record, consumers);
+            senders[consumer].1.push(record);
         }
     }
 }
 
-impl<T: Data, P> OutputPort for Edge<T, P> {
-    fn is_blocked(&self) -> bool {
-        self.senders.iter().any(|(_, s)| s.is_blocked())
-    }
-    fn flush(&mut self, now: Nanos, policy: FlushPolicy) -> Option<Nanos> {
-        flush_all(&mut self.senders, now, policy)
-    }
-    fn is_drained(&self) -> bool {
-        self.senders.iter().all(|(_, s)| s.is_drained())
-    }
-    fn can_announce(&self) -> bool {
-        self.senders.iter().all(|(_, s)| s.can_announce())
-    }
-    fn announce(&mut self, mark: Mark) {
-        announce_all(&mut self.senders, mark);
-    }
-    fn unsent(&mut self) -> Outbox {
-        unsent_of(&self.name, &self.senders)
-    }
-    fn records(&self) -> u64 {
-        self.records
+/// Sends each record to every partition.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct ToAll;
+
+impl<T: Clone> Route<T> for ToAll {
+    fn spread(&mut self, records: &mut Vec<T>, senders: &mut [(u32, Sender<T>)]) {
+        let Some((last, others)) = senders.split_last_mut() else { return records.clear() };
+        for record in records.drain(..) {
+            others.iter_mut().for_each(|(_, sender)| sender.push(record.clone()));
+            last.1.push(record);
+        }
     }
 }
 
-/// An edge that sends each record to every partition.
-pub struct Broadcast<T> {
+/// An edge: its channels, and how records are spread over them.
+pub struct Edge<T, R> {
     name: Arc<str>,
     senders: Vec<(u32, Sender<T>)>,
+    route: R,
     records: u64,
 }
 
-impl<T> Broadcast<T> {
+impl<T, R> Edge<T, R> {
     /// An edge over `senders`, each with its consumer's partition.
-    pub fn new(name: Arc<str>, senders: Vec<(u32, Sender<T>)>) -> Self {
-        Broadcast { name, senders, records: 0 }
+    pub fn new(name: Arc<str>, senders: Vec<(u32, Sender<T>)>, route: R) -> Self {
+        Edge { name, senders, route, records: 0 }
     }
 }
 
-impl<T: Data> EdgeWriter<T> for Broadcast<T> {
+impl<T: Data, R: Route<T>> EdgeWriter<T> for Edge<T, R> {
     fn write(&mut self, records: &mut Vec<T>) {
         self.records += records.len() as u64;
-        for record in records.drain(..) {
-            if let Some((last, others)) = self.senders.split_last_mut() {
-                others.iter_mut().for_each(|(_, sender)| sender.push(record.clone()));
-                last.1.push(record);
+        self.route.spread(records, &mut self.senders);
+    }
+}
+
+impl<T: Data, R> OutputPort for Edge<T, R> {
+    fn is_blocked(&self) -> bool {
+        self.senders.iter().any(|(_, sender)| sender.is_blocked())
+    }
+
+    fn flush(&mut self, now: Nanos, policy: FlushPolicy) -> Option<Nanos> {
+        let flush = |(_, sender): &mut (u32, Sender<T>)| sender.flush(now, policy.timeout, policy.force);
+        self.senders.iter_mut().filter_map(flush).min()
+    }
+
+    fn is_drained(&self) -> bool {
+        self.senders.iter().all(|(_, sender)| sender.is_drained())
+    }
+
+    fn can_announce(&self) -> bool {
+        self.senders.iter().all(|(_, sender)| sender.can_announce())
+    }
+
+    fn announce(&mut self, mark: Mark) {
+        for (_, sender) in &mut self.senders {
+            let cut = sender.pushed();
+            sender.announce(Announcement { mark, cut });
+        }
+    }
+
+    fn unsent(&mut self) -> Outbox {
+        let mut outbox = Vec::new();
+        for (consumer, sender) in &self.senders {
+            let (mut records, mut bytes) = (0, Vec::new());
+            for batch in sender.unsent() {
+                records += batch.len() as u64;
+                batch.iter().for_each(|record| record.encode(&mut bytes));
+            }
+            if records > 0 {
+                let edge = Arc::clone(&self.name);
+                outbox.push(UnsentRecords { edge, consumer: *consumer, records, bytes });
             }
         }
+        outbox
     }
-}
 
-impl<T: Data> OutputPort for Broadcast<T> {
-    fn is_blocked(&self) -> bool {
-        self.senders.iter().any(|(_, s)| s.is_blocked())
-    }
-    fn flush(&mut self, now: Nanos, policy: FlushPolicy) -> Option<Nanos> {
-        flush_all(&mut self.senders, now, policy)
-    }
-    fn is_drained(&self) -> bool {
-        self.senders.iter().all(|(_, s)| s.is_drained())
-    }
-    fn can_announce(&self) -> bool {
-        self.senders.iter().all(|(_, s)| s.can_announce())
-    }
-    fn announce(&mut self, mark: Mark) {
-        announce_all(&mut self.senders, mark);
-    }
-    fn unsent(&mut self) -> Outbox {
-        unsent_of(&self.name, &self.senders)
-    }
     fn records(&self) -> u64 {
         self.records
     }
-}
-
-fn flush_all<T>(senders: &mut [(u32, Sender<T>)], now: Nanos, policy: FlushPolicy) -> Option<Nanos> {
-    senders.iter_mut().filter_map(|(_, s)| s.flush(now, policy.timeout, policy.force)).min()
-}
-
-fn announce_all<T>(senders: &mut [(u32, Sender<T>)], mark: Mark) {
-    for (_, sender) in senders {
-        let cut = sender.pushed();
-        sender.announce(Announcement { mark, cut });
-    }
-}
-
-fn unsent_of<T: Data>(edge: &Arc<str>, senders: &[(u32, Sender<T>)]) -> Outbox {
-    let mut outbox = Vec::new();
-    for (consumer, sender) in senders {
-        let (mut records, mut bytes) = (0, Vec::new());
-        for batch in sender.unsent() {
-            records += batch.len() as u64;
-            batch.iter().for_each(|record| record.encode(&mut bytes));
-        }
-        if records > 0 {
-            outbox.push(UnsentRecords { edge: Arc::clone(edge), consumer: *consumer, records, bytes });
-        }
-    }
-    outbox
 }
 
 /// The last stage of a chain that feeds edges.

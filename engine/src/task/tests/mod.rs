@@ -135,7 +135,7 @@ impl World {
 
 fn an_output<T: thalweg_storage::Data>(sizes: Sizes) -> (Output<T>, Receiver<T>) {
     let (sender, receiver) = a_channel(sizes);
-    let edge = Edge::new("out".into(), vec![(0, sender)], RoundRobin::default());
+    let edge = Edge::new("out".into(), vec![(0, sender)], crate::operator::ToOne(RoundRobin::default()));
     (Output::new(vec![Box::new(edge)], sizes.batch), receiver)
 }
 
