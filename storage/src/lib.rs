@@ -21,7 +21,7 @@ pub mod checkpoint;
 
 #[doc(hidden)]
 pub use codec::__private;
-pub use codec::{Data, DecodeError, Key, Schema};
+pub use codec::{Data, DecodeError, Key, Reader, Schema};
 pub use error::StoreError;
 pub use ids::{AttemptId, CheckpointId};
 pub use key_group::{KeyGroup, KeyGroups};

@@ -3,6 +3,8 @@
 //! Padding-free plain old data is copied; everything else goes through postcard. The bytes of a key decide its key
 //! group, so the encoding of a released type never changes; a changed type raises its version.
 
+use crate::key_group::KeyGroups;
+
 mod builtin;
 mod macros;
 mod schema;
@@ -18,6 +20,9 @@ pub use schema::{Field, Schema};
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
 pub struct DecodeError(pub String);
+
+/// Takes one value from the front of stored bytes, as [`Data::decode`] does.
+pub type Reader<T> = fn(&mut &[u8]) -> Result<T, DecodeError>;
 
 /// A value that can be a record on a channel, a key or a piece of state.
 ///
@@ -46,6 +51,21 @@ pub trait Data: Clone + Send + 'static {
         let mut bytes = Vec::with_capacity(Self::FIXED_BYTES.unwrap_or(32));
         self.encode(&mut bytes);
         hash_bytes(&bytes)
+    }
+
+    /// The hash by which a table finds this key: its key group is that of the key proper. Other than
+    /// [`Data::key_hash`] only for keys that name more than the user's key, such as a namespace.
+    #[doc(hidden)]
+    #[inline(always)]
+    fn group_hash(&self, groups: KeyGroups) -> u64 {
+        let _ = groups;
+        self.key_hash()
+    }
+
+    /// How to read values that were stored under `stored`: by [`Data::decode`] where that equals [`Data::schema`], else by
+    /// migrating from an older version; `None` where values cannot be read.
+    fn reader(stored: &Schema) -> Option<Reader<Self>> {
+        (*stored == Self::schema()).then_some(Self::decode as Reader<Self>)
     }
 
     /// Writes the encoded value to `out`, which has exactly [`Data::FIXED_BYTES`] bytes: a short cut for types of

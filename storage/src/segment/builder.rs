@@ -11,6 +11,7 @@ use crate::ids::{AttemptId, CheckpointId};
 use crate::key_group::{KeyGroup, KeyGroups};
 use crate::manifest::KeyedStateMeta;
 use std::ops::Range;
+use std::sync::Arc;
 use zstd::bulk::Compressor;
 
 /// Rows are cut into blocks of about this many bytes, so that one block compresses within tens of microseconds.
@@ -32,8 +33,23 @@ pub struct BlockSummary {
     pub bytes: u64,
 }
 
+/// Where one block lies on disk.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct BlockPlace {
+    /// Path of its segment below the job's directory.
+    pub segment: Arc<str>,
+    /// Index of the block in the file.
+    pub index: u32,
+    /// Where it starts in the file.
+    pub offset: u64,
+    /// Length in the file, header included.
+    pub bytes: u32,
+}
+
 /// Builds one segment file.
 pub struct SegmentBuilder {
+    /// Path of the file below the job's directory.
+    path: Arc<str>,
     /// Bytes not taken yet.
     out: Vec<u8>,
     /// Number of bytes taken before.
@@ -47,9 +63,10 @@ pub struct SegmentBuilder {
 }
 
 impl SegmentBuilder {
-    /// Starts a file for `states`, whose order gives blocks their state index. Blocks are compressed by zstd at
+    /// Starts the file `path`, below the job's directory, for `states`, whose order gives blocks their state index. Blocks are compressed by zstd at
     /// `zstd_level` where that makes them smaller; level 0 stores them as they are.
     pub fn new(
+        path: impl Into<Arc<str>>,
         checkpoint: CheckpointId,
         attempt: AttemptId,
         key_groups: KeyGroups,
@@ -67,6 +84,7 @@ impl SegmentBuilder {
         let mut out = header.encode(&states).to_vec();
         out.extend_from_slice(&states);
         SegmentBuilder {
+            path: path.into(),
             out,
             taken_bytes: 0,
             entries: Vec::new(),
@@ -95,6 +113,26 @@ impl SegmentBuilder {
             self.append(state, group, kind, rows, range.start..range.start + count);
         }
         count
+    }
+
+    /// Appends all of `rows`, those of one page, as one delta block, and says where that lies. Rows of one key may come
+    /// several times: the last counts.
+    ///
+    /// # Panics
+    /// When they exceed 4 MiB and are several; otherwise as [`SegmentBuilder::block`].
+    pub fn page(&mut self, state: u16, group: KeyGroup, rows: &Rows) -> BlockPlace {
+        assert!(
+            rows.len() == 1 || rows.raw_bytes() <= BLOCK_BYTES_MAX,
+            "a page of several rows fits one block"
+        );
+        let offset = self.bytes();
+        self.append(state, group, BlockKind::Delta, rows, 0..rows.len());
+        BlockPlace {
+            segment: Arc::clone(&self.path),
+            index: self.entries.len() as u32 - 1,
+            offset,
+            bytes: u32::try_from(self.bytes() - offset).expect("a block holds at most one row of 2 GiB"),
+        }
     }
 
     /// Appends a base block without rows: whatever older segments say of this state and group is void.

@@ -8,7 +8,8 @@
 //! - every byte lies under exactly one CRC-32 (IEEE), or is one; so a changed byte is found, by offset;
 //! - a block holds rows of one state and one key group, and at most 4 MiB of them unless it is a single large row;
 //! - for one state and key group, a *base* block replaces everything that older segments say; *delta* blocks add to it.
-//!   Within a segment a group has blocks of one kind only, and each key at most once per state.
+//!   Within a segment a group has blocks of one kind only; where a key comes several
+//!   times in delta blocks, the last row counts.
 //!
 //! `rows` is the layout of rows within a block; `format` the layout of the structures around them.
 
@@ -20,7 +21,7 @@ mod rows;
 mod tests;
 
 pub(crate) use builder::BLOCK_BYTES_TARGET;
-pub use builder::{BlockSummary, SegmentBuilder};
+pub use builder::{BlockPlace, BlockSummary, SegmentBuilder};
 pub use format::{BlockKind, ROW_BYTES_MAX, SEGMENT_VERSION};
 pub use reader::{BlockEntry, SegmentReader, Source};
 pub use rows::Rows;

@@ -19,7 +19,15 @@ fn metas() -> Vec<KeyedStateMeta> {
 }
 
 fn builder(zstd_level: i32) -> SegmentBuilder {
-    SegmentBuilder::new(CheckpointId(7), AttemptId(2), KeyGroups::new(128), 3..9, &metas(), zstd_level)
+    SegmentBuilder::new(
+        "shared/seg-test",
+        CheckpointId(7),
+        AttemptId(2),
+        KeyGroups::new(128),
+        3..9,
+        &metas(),
+        zstd_level,
+    )
 }
 
 fn rows_of<K: Data, V: Data>(rows: impl IntoIterator<Item = (K, Option<V>)>) -> Rows {

@@ -21,7 +21,7 @@ use crate::io::DiskHandle;
 use crate::key_group::{KeyGroup, KeyGroups};
 use crate::manifest::{KeyedStateMeta, SegmentRef};
 use crate::segment::SegmentBuilder;
-use crate::table::{GroupPlan, StateTable};
+use crate::table::{GroupPlan, StateTable, Written};
 use chain::Chain;
 use std::ops::Range;
 use std::path::Path;
@@ -155,6 +155,7 @@ impl KeyedSnapshots {
             .collect();
         let key_groups = if tables.count() > 0 { tables.table(0).key_groups() } else { KeyGroups::new(1) };
         let builder = SegmentBuilder::new(
+            path.as_str(),
             checkpoint,
             attempt,
             key_groups,
@@ -279,7 +280,7 @@ impl Pending {
     /// One slice of serialising.
     fn slice(&mut self, tables: &mut dyn Tables, rows: usize) {
         let builder = self.builder.as_mut().expect("a file is being built");
-        if tables.table(self.table).advance_snapshot(builder, rows) {
+        if tables.table(self.table).advance_snapshot(builder, rows) == Written::Done {
             self.table += 1;
         }
     }

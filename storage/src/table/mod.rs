@@ -16,9 +16,12 @@ mod arena;
 mod bucket;
 mod epochs;
 mod scan;
+mod state_table;
+mod keyed_table;
 #[cfg(test)]
 mod tests;
 mod value_table;
 
-pub use scan::{GroupPlan, StateTable};
+pub use keyed_table::{Backend, KeyedTable};
+pub use state_table::{GroupPlan, StateTable, TableStats, Written};
 pub use value_table::ValueTable;

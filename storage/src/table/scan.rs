@@ -11,65 +11,13 @@
 
 use super::bucket::Bucket;
 use super::epochs::{Epoch, LABEL, LABELS, Stamp, TOMBSTONE};
+use super::state_table::{GroupPlan, StateTable, TableStats, Written};
 use super::value_table::{LOG2_FIRST, ValueTable};
 use crate::codec::{Data, DecodeError, Key};
 use crate::key_group::{KeyGroup, KeyGroups};
 use crate::manifest::KeyedStateMeta;
 use crate::segment::{BLOCK_BYTES_TARGET, BlockKind, Rows, SegmentBuilder};
 use std::ops::Range;
-
-/// What a snapshot writes of one key group.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum GroupPlan {
-    /// Rows changed since the last completed snapshot, and tombstones.
-    Delta,
-    /// All rows; no block where there are none.
-    Base,
-    /// All rows; where there are none a base block without rows, which voids older segments.
-    Rebase,
-}
-
-/// The untyped side of a table: snapshots and restore.
-///
-/// Calls come from the thread that owns the table. The order of calls for one snapshot: `begin_snapshot`,
-/// `advance_snapshot` until it returns true, then `completed` or `aborted`; `aborted` may also come earlier.
-pub trait StateTable: Send {
-    /// Name and types of the state.
-    fn meta(&self) -> KeyedStateMeta;
-
-    /// The division of the job's keys into groups.
-    fn key_groups(&self) -> KeyGroups;
-
-    /// The groups whose keys the table holds.
-    fn groups(&self) -> Range<KeyGroup>;
-
-    /// Begins a snapshot of the present entries and returns its epoch, which later calls name. `plan` has an entry for
-    /// each group of the table, and `state` goes to the blocks.
-    ///
-    /// Takes no time in the size of the state. Only after dozens of snapshots in a row that were aborted before they were
-    /// written does it pass over all stamps, about a millisecond for a million entries.
-    ///
-    /// # Panics
-    /// When an earlier snapshot is neither written nor aborted.
-    fn begin_snapshot(&mut self, state: u16, plan: &[GroupPlan]) -> u64;
-
-    /// Writes a part of the begun snapshot to `out`: at most about one block, or what `rows` visited slots yield but at
-    /// least one bucket. True when nothing is left, also when no snapshot is begun.
-    fn advance_snapshot(&mut self, out: &mut SegmentBuilder, rows: usize) -> bool;
-
-    /// The checkpoint of the snapshot of `epoch` is completed: later deltas need not hold what it holds.
-    fn completed(&mut self, epoch: u64);
-
-    /// The checkpoint of the snapshot of `epoch` failed: later deltas hold its changes too. Ends the writing of it.
-    fn aborted(&mut self, epoch: u64);
-
-    /// Applies rows of a completed checkpoint, oldest first; to a table that has taken no snapshot yet. Rows of
-    /// groups that the table does not hold must not be among them.
-    ///
-    /// # Errors
-    /// When the rows are not of the table's types, or not of the group they claim.
-    fn restore_rows(&mut self, group: KeyGroup, rows: &Rows) -> Result<(), DecodeError>;
-}
 
 /// What a scan does with an entry, by its label.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -327,13 +275,13 @@ impl<K: Key, V: Data> StateTable for ValueTable<K, V> {
         epoch
     }
 
-    fn advance_snapshot(&mut self, out: &mut SegmentBuilder, rows: usize) -> bool {
+    fn advance_snapshot(&mut self, out: &mut SegmentBuilder, rows: usize) -> Written {
         let groups = self.range.len();
         let (mut visited, start_bytes) = (0, out.bytes());
         loop {
-            let Some(scan) = &mut self.scan else { return true };
+            let Some(scan) = &mut self.scan else { return Written::Done };
             if visited >= rows.max(1) || out.bytes() - start_bytes >= BLOCK_BYTES_TARGET as u64 / 2 {
-                return false;
+                return Written::More;
             }
             if let Some(group) = scan.full.pop() {
                 if !scan.write_block(group, self.first_group, out) {
@@ -347,7 +295,7 @@ impl<K: Key, V: Data> StateTable for ValueTable<K, V> {
                 let labels = scan.labels;
                 self.scan = None;
                 self.epochs.restamped(&labels);
-                return true;
+                return Written::Done;
             }
             if scan.next < (scan.group + 1) << self.depth {
                 let position = scan.next;
@@ -414,5 +362,15 @@ impl<K: Key, V: Data> StateTable for ValueTable<K, V> {
             self.restore(*hash, key, value);
         }
         Ok(())
+    }
+
+    fn stats(&self) -> TableStats {
+        let data_bytes = self.bucket_bytes() as u64;
+        TableStats {
+            keys: self.len() as u64,
+            data_bytes,
+            index_bytes: self.memory_bytes() as u64 - data_bytes,
+            ..TableStats::default()
+        }
     }
 }

@@ -27,6 +27,7 @@ fn checkpoint<K: crate::Key, V: Data>(table: &mut ValueTable<K, V>) {
     let plan = vec![GroupPlan::Delta; table.groups().len()];
     let epoch = table.begin_snapshot(0, &plan);
     let mut out = SegmentBuilder::new(
+        "shared/seg-test",
         CheckpointId(1),
         AttemptId(1),
         table.key_groups(),
@@ -34,7 +35,7 @@ fn checkpoint<K: crate::Key, V: Data>(table: &mut ValueTable<K, V>) {
         &[table.meta()],
         0,
     );
-    while !table.advance_snapshot(&mut out, 64) {}
+    while table.advance_snapshot(&mut out, 64) != Written::Done {}
     table.completed(epoch);
 }
 

@@ -112,6 +112,10 @@ impl<K: Key, V: Data> ValueTable<K, V> {
             + self.arena.slack_bytes()
     }
 
+    pub(super) fn bucket_bytes(&self) -> usize {
+        self.bucket_bytes
+    }
+
     #[inline(always)]
     pub(super) fn position(&self, hash: u64) -> usize {
         // A group below the first wraps to a position that the directory does not have.

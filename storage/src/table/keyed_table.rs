@@ -1,0 +1,128 @@
+//! A keyed table on the backend that the job's settings choose: one type for the state views above, one predictable branch
+//! per call.
+
+use super::state_table::StateTable;
+use super::value_table::ValueTable;
+use crate::codec::{Data, Key};
+use crate::key_group::{KeyGroup, KeyGroups};
+use std::ops::Range;
+
+/// Which kind of table holds keyed state, with all that it needs.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub enum Backend {
+    /// Typed hash tables in memory.
+    HashMap,
+}
+
+/// The entries of one keyed state in one task's range of key groups.
+///
+/// All calls take the key's [`Data::group_hash`]: a batch is hashed and announced first, then used. Values are handed out
+/// by value or to a closure, since a log-structured table holds encoded bytes.
+///
+/// # Panics
+/// Any call with a hash whose key group lies outside of the table's range.
+pub enum KeyedTable<K: Key, V: Data> {
+    /// See [`ValueTable`].
+    HashMap(ValueTable<K, V>),
+}
+
+impl<K: Key, V: Data> KeyedTable<K, V> {
+    /// An empty table of state `name` for the keys of the groups in `range`.
+    pub fn new(
+        backend: &Backend,
+        name: impl Into<String>,
+        groups: KeyGroups,
+        range: Range<KeyGroup>,
+    ) -> Self {
+        match backend {
+            Backend::HashMap => KeyedTable::HashMap(ValueTable::new(name, groups, range)),
+        }
+    }
+
+    /// Number of entries.
+    pub fn len(&self) -> usize {
+        match self {
+            KeyedTable::HashMap(table) => table.len(),
+        }
+    }
+
+    /// True without entries.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Announces that the keys with these hashes will be used next: starts loading what they need from memory or disk.
+    /// Returns how many of them, from the first on, may be used once [`StateTable::ready`] says so; at least one.
+    #[inline]
+    pub fn announce(&mut self, hashes: impl ExactSizeIterator<Item = u64> + Clone) -> usize {
+        match self {
+            KeyedTable::HashMap(table) => {
+                let count = hashes.len();
+                hashes.for_each(|hash| table.prefetch(hash));
+                count
+            }
+        }
+    }
+
+    /// The value of `key`.
+    #[inline]
+    pub fn get(&mut self, hash: u64, key: &K) -> Option<V> {
+        self.read(hash, key, V::clone)
+    }
+
+    /// What `read` makes of the value of `key`, if there is one.
+    #[inline]
+    pub fn read<R>(&mut self, hash: u64, key: &K, read: impl FnOnce(&V) -> R) -> Option<R> {
+        match self {
+            KeyedTable::HashMap(table) => table.get(hash, key).map(read),
+        }
+    }
+
+    /// Stores `value` under `key`.
+    ///
+    /// As all changes, it survives a crash only once a checkpoint that begins later has completed.
+    #[inline]
+    pub fn insert(&mut self, hash: u64, key: &K, value: V) {
+        match self {
+            KeyedTable::HashMap(table) => drop(table.insert(hash, key, value)),
+        }
+    }
+
+    /// Changes the value of `key` by `change`; if it is absent, of the value that `make` returns.
+    ///
+    /// When `change` panics, a hash table keeps what it has done so far, and others the value before.
+    #[inline]
+    pub fn update<R>(
+        &mut self,
+        hash: u64,
+        key: &K,
+        make: impl FnOnce() -> V,
+        change: impl FnOnce(&mut V) -> R,
+    ) -> R {
+        match self {
+            KeyedTable::HashMap(table) => table.update(hash, key, make, change),
+        }
+    }
+
+    /// Removes `key`; true if it was there.
+    pub fn remove(&mut self, hash: u64, key: &K) -> bool {
+        match self {
+            KeyedTable::HashMap(table) => table.remove(hash, key).is_some(),
+        }
+    }
+
+    /// Calls `visit` for every entry, in no order. May wait for the disk.
+    pub fn for_each(&mut self, visit: impl FnMut(&K, &V)) {
+        match self {
+            KeyedTable::HashMap(table) => table.for_each(visit),
+        }
+    }
+
+    /// The untyped side.
+    pub fn untyped(&mut self) -> &mut dyn StateTable {
+        match self {
+            KeyedTable::HashMap(table) => table,
+        }
+    }
+}
