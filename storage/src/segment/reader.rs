@@ -12,6 +12,7 @@ use crate::error::StoreError;
 use crate::ids::{AttemptId, CheckpointId};
 use crate::key_group::KeyGroup;
 use crate::manifest::KeyedStateMeta;
+use std::borrow::Cow;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
@@ -27,7 +28,7 @@ pub trait Source {
     ///
     /// # Errors
     /// [`StoreError::Io`] as the disk reports it; [`StoreError::Corrupt`] when the file is shorter.
-    fn read(&self, range: Range<u64>) -> Result<Vec<u8>, StoreError>;
+    fn read(&self, range: Range<u64>) -> Result<Cow<'_, [u8]>, StoreError>;
 }
 
 impl Source for &[u8] {
@@ -35,8 +36,8 @@ impl Source for &[u8] {
         self.len() as u64
     }
 
-    fn read(&self, range: Range<u64>) -> Result<Vec<u8>, StoreError> {
-        Ok(self[range.start as usize..range.end as usize].to_vec())
+    fn read(&self, range: Range<u64>) -> Result<Cow<'_, [u8]>, StoreError> {
+        Ok(Cow::Borrowed(&self[range.start as usize..range.end as usize]))
     }
 }
 
