@@ -5,7 +5,7 @@
 //! megabyte of it in memory.
 
 use super::Tables;
-use super::chain::{Chain, Sequence};
+use super::chain::{Chain, Part, Sequence};
 use crate::codec::Schema;
 use crate::error::StoreError;
 use crate::io::{DiskHandle, FileId, MappedFile, OpenMode};
@@ -157,7 +157,13 @@ impl Stored<'_> {
             };
             self.apply(segment, &needed, groups, tables)?;
             let blocks = segment.blocks.iter().filter(|block| needed(block.state, block.group));
-            chain.append(segment.reference.clone(), segment.sequence, blocks.copied());
+            let part = Part {
+                path: segment.reference.path.as_str().into(),
+                bytes: segment.reference.bytes,
+                groups: segment.reference.groups.clone(),
+                sequence: segment.sequence,
+            };
+            chain.append(part, blocks.copied());
         }
         Ok(chain)
     }

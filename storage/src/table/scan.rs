@@ -323,6 +323,9 @@ impl<K: Key, V: Data> StateTable for ValueTable<K, V> {
             // No row comes any more; give the memory back.
             scan.waiting[group].rows = Rows::new(K::FIXED_BYTES, V::FIXED_BYTES);
             scan.group += 1;
+            if out.bytes() > start_bytes {
+                return Written::Groups;
+            }
         }
     }
 

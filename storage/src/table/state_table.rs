@@ -25,7 +25,7 @@ pub enum GroupPlan {
 pub enum Written {
     /// Call again.
     More,
-    /// Call again; all that was written so far is of whole key groups, so a new file may begin here.
+    /// Call again; a key group has just ended, so here is a good place for a new file to begin.
     Groups,
     /// Call again once a read or another slow operation of the table's own has moved on: there is nothing to do at once.
     Waits,
@@ -81,7 +81,8 @@ pub trait StateTable: Send {
     fn begin_snapshot(&mut self, state: u16, plan: &[GroupPlan]) -> u64;
 
     /// Writes a part of the begun snapshot to `out`: at most about one block, or what `rows` visited slots yield but at
-    /// least one bucket. [`Written::Done`] when nothing is left, also when no snapshot is begun.
+    /// least one bucket. [`Written::Done`] when nothing is left, also when no snapshot is begun. With `usize::MAX` for
+    /// `rows` it waits for reads within the call, and never answers [`Written::Waits`].
     fn advance_snapshot(&mut self, out: &mut SegmentBuilder, rows: usize) -> Written;
 
     /// The checkpoint of the snapshot of `epoch` is completed: later deltas need not hold what it holds.
