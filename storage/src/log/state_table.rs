@@ -1,11 +1,10 @@
 //! [`LogTable`] as [`StateTable`]: what is left to do once the types are known.
 
 use super::table::LogTable;
-use crate::codec::{Data, DecodeError, Key};
-use crate::error::StoreError;
+use crate::codec::{Data, DecodeError, Key, Schema};
 use crate::key_group::{KeyGroup, KeyGroups};
 use crate::manifest::KeyedStateMeta;
-use crate::segment::{BlockPlace, Rows, SegmentBuilder};
+use crate::segment::{BlockPlace, Migration, Rows, SegmentBuilder};
 use crate::table::{GroupPlan, StateTable, TableStats, Written};
 use std::ops::Range;
 use std::sync::Arc;
@@ -13,6 +12,10 @@ use std::sync::Arc;
 impl<K: Key, V: Data> StateTable for LogTable<K, V> {
     fn meta(&self) -> KeyedStateMeta {
         KeyedStateMeta { name: self.name.clone(), key: K::schema(), value: V::schema() }
+    }
+
+    fn migration(&self, stored: &Schema) -> Option<Migration> {
+        Migration::of::<K, V>(stored)
     }
 
     fn key_groups(&self) -> KeyGroups {
