@@ -14,6 +14,7 @@ pub mod io;
 pub mod codec;
 pub mod key_group;
 pub mod table;
+mod log;
 pub mod segment;
 pub mod snapshot;
 pub mod manifest;

@@ -13,6 +13,7 @@
 //!
 //! `rows` is the layout of rows within a block; `format` the layout of the structures around them.
 
+mod block;
 mod builder;
 mod format;
 mod reader;
@@ -20,6 +21,7 @@ mod rows;
 #[cfg(test)]
 mod tests;
 
+pub(crate) use block::{BlockDecoder, Expected};
 pub(crate) use builder::BLOCK_BYTES_TARGET;
 pub use builder::{BlockPlace, BlockSummary, SegmentBuilder};
 pub use format::{BlockKind, ROW_BYTES_MAX, SEGMENT_VERSION};

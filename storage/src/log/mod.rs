@@ -1,0 +1,3 @@
+//! Log-structured keyed state.
+#![allow(dead_code)]
+mod cold;
