@@ -1,106 +1,88 @@
 //! Which page leaves memory next: CLOCK, the second-chance approximation of least recently used (Corbató, "A paging
 //! experiment with the Multics system", 1968).
 //!
-//! One byte for each page: is it in memory, was it used since the hand last passed, how many hold it there. A hit costs one
-//! load, and a store only for the first use after the hand has passed, so pages in use do not dirty each other's cache
-//! lines.
+//! One byte for each page: was it used since the hand last passed, do announced keys need it. A hit costs one load, and a store
+//! only for the first use after the hand has passed.
 //!
-//! Always true: a victim was resident, unpinned and allowed; a page used since the hand passed it survives that hand's next
-//! visit.
+//! Always true: a victim was allowed and not held; a page used since the hand passed it survives that hand's next visit.
 //!
-//! Pure: driven by the page store, which calls it for pages that come, are used, are held and go.
+//! Pure: knows pages by number only; whether one is in memory at all is part of what the caller allows.
 
-/// The page is in memory.
-const RESIDENT: u8 = 1;
 /// The page was used since the hand passed.
-const USED: u8 = 2;
-/// One holder; the count takes the upper six bits.
-const PIN: u8 = 4;
-/// All bits of the count.
-const PINS: u8 = !(RESIDENT | USED);
+const USED: u8 = 1;
+/// The page is held.
+const HELD: u8 = 2;
 
-/// The residence of pages, by page number.
+/// Use of pages, by page number.
 #[derive(Debug, Default)]
 pub(crate) struct Clock {
     pages: Vec<u8>,
     /// The page that the hand looks at next.
     hand: usize,
-    resident: usize,
 }
 
 impl Clock {
-    /// Number of pages in memory.
-    pub fn resident(&self) -> usize {
-        self.resident
-    }
-
-    /// True for a page in memory.
-    #[inline(always)]
-    pub fn is_resident(&self, page: u32) -> bool {
-        self.pages.get(page as usize).is_some_and(|state| state & RESIDENT != 0)
-    }
-
-    /// True for a page that somebody holds.
-    pub fn is_pinned(&self, page: u32) -> bool {
-        self.pages.get(page as usize).is_some_and(|state| state & PINS != 0)
-    }
-
-    /// A page has come into memory, and counts as used.
-    pub fn insert(&mut self, page: u32) {
-        let state = self.state(page);
-        let came = *state & RESIDENT == 0;
-        *state |= RESIDENT | USED;
-        self.resident += usize::from(came);
-    }
-
-    /// A page has left memory. Pins stay: they hold what will be read again.
-    pub fn remove(&mut self, page: u32) {
-        let state = self.state(page);
-        let went = *state & RESIDENT != 0;
-        *state &= PINS;
-        self.resident -= usize::from(went);
-    }
-
-    /// A page in memory is used.
+    /// A page is used.
     #[inline(always)]
     pub fn touch(&mut self, page: u32) {
-        if let Some(state) = self.pages.get_mut(page as usize)
-            && *state & USED == 0
-        {
-            *state |= USED;
+        match self.pages.get_mut(page as usize) {
+            Some(state) if *state & USED != 0 => {}
+            Some(state) => *state |= USED,
+            None => self.lengthen(page, USED),
         }
     }
 
-    /// Holds a page in memory, or the place for one that is being read, until [`Clock::unpin`]. False, and nothing done,
-    /// where 63 hold it already.
-    pub fn pin(&mut self, page: u32) -> bool {
-        let state = self.state(page);
-        let room = *state & PINS != PINS;
-        if room {
-            *state += PIN;
+    /// A page is used, and held until [`Clock::release`]; true if it was not held before.
+    #[inline(always)]
+    pub fn hold(&mut self, page: u32) -> bool {
+        match self.pages.get_mut(page as usize) {
+            Some(state) if *state == USED | HELD => false,
+            Some(state) => {
+                let was_free = *state & HELD == 0;
+                *state = USED | HELD;
+                was_free
+            }
+            None => {
+                self.lengthen(page, USED | HELD);
+                true
+            }
         }
-        room
     }
 
-    /// Ends one [`Clock::pin`] that was granted.
-    pub fn unpin(&mut self, page: u32) {
-        let state = self.state(page);
-        debug_assert!(*state & PINS != 0, "page {page} is held by nobody");
-        *state -= PIN;
+    /// True for a page that is held.
+    #[inline(always)]
+    pub fn is_held(&self, page: u32) -> bool {
+        self.pages.get(page as usize).is_some_and(|state| state & HELD != 0)
     }
 
-    /// The next victim among resident, unpinned pages that `may_go`; the caller evicts it and calls [`Clock::remove`], or leaves
-    /// it. None where two rounds found nothing.
-    pub fn victim(&mut self, mut may_go: impl FnMut(u32) -> bool) -> Option<u32> {
-        for _ in 0..2 * self.pages.len() {
+    /// Ends a [`Clock::hold`].
+    pub fn release(&mut self, page: u32) {
+        if let Some(state) = self.pages.get_mut(page as usize) {
+            *state &= !HELD;
+        }
+    }
+
+    /// The next page that `may_go`, of those numbered below `pages` and not held. None where it is not found among the
+    /// next `visits` that the hand passes.
+    pub fn victim(&mut self, pages: u32, visits: usize, mut may_go: impl FnMut(u32) -> bool) -> Option<u32> {
+        if pages == 0 {
+            return None;
+        }
+        if self.pages.len() < pages as usize {
+            self.pages.resize(pages as usize, 0);
+        }
+        for _ in 0..visits {
+            if self.hand >= pages as usize {
+                self.hand = 0;
+            }
             let page = self.hand;
-            self.hand = if page + 1 < self.pages.len() { page + 1 } else { 0 };
+            self.hand += 1;
             let state = &mut self.pages[page];
-            if *state & (RESIDENT | PINS) != RESIDENT {
+            if *state & HELD != 0 {
                 continue;
             }
             if *state & USED != 0 {
-                *state &= !USED;
+                *state = 0;
             } else if may_go(page as u32) {
                 return Some(page as u32);
             }
@@ -109,16 +91,14 @@ impl Clock {
     }
 
     /// Bytes of memory.
-    pub fn memory_bytes(&self) -> usize {
+    pub fn bytes(&self) -> usize {
         self.pages.capacity()
     }
 
-    fn state(&mut self, page: u32) -> &mut u8 {
-        let index = page as usize;
-        if index >= self.pages.len() {
-            self.pages.resize(index + 1, 0);
-        }
-        &mut self.pages[index]
+    #[cold]
+    fn lengthen(&mut self, page: u32, state: u8) {
+        self.pages.resize((page as usize + 1).next_power_of_two(), 0);
+        self.pages[page as usize] = state;
     }
 }
 
@@ -126,107 +106,66 @@ impl Clock {
 mod tests {
     use super::*;
     use proptest::prelude::*;
-    use std::collections::{BTreeMap, BTreeSet};
+    use std::collections::BTreeSet;
 
-    /// The rule as sets: who is in memory, who was used, who is held.
-    #[derive(Default)]
-    struct Model {
-        resident: BTreeSet<u32>,
-        used: BTreeSet<u32>,
-        pins: BTreeMap<u32, u32>,
-    }
+    const PAGES: u32 = 12;
 
     #[derive(Clone, Debug)]
     enum Step {
-        Insert(u32),
-        Remove(u32),
         Touch(u32),
-        Pin(u32),
-        Unpin(u32),
-        Evict { odd_stay: bool },
+        Hold(u32),
+        Release(u32),
+        Evict { allowed: BTreeSet<u32> },
     }
 
     fn step() -> impl Strategy<Value = Step> {
-        let page = || 0u32..12;
+        let page = || 0..PAGES;
         prop_oneof![
-            3 => page().prop_map(Step::Insert),
-            1 => page().prop_map(Step::Remove),
             3 => page().prop_map(Step::Touch),
-            1 => page().prop_map(Step::Pin),
-            1 => page().prop_map(Step::Unpin),
-            3 => any::<bool>().prop_map(|odd_stay| Step::Evict { odd_stay }),
+            1 => page().prop_map(Step::Hold),
+            1 => page().prop_map(Step::Release),
+            3 => prop::collection::btree_set(page(), 0..12).prop_map(|allowed| Step::Evict { allowed }),
         ]
     }
 
     proptest! {
         #[test]
-        fn prop_a_victim_is_resident_unheld_allowed_and_was_passed_over_while_in_use(
+        fn prop_the_victim_is_the_first_allowed_free_page_unused_since_the_hand_passed(
             steps in prop::collection::vec(step(), 0..200),
         ) {
-            let (mut clock, mut model) = (Clock::default(), Model::default());
+            let mut clock = Clock::default();
+            let (mut used, mut held) = (BTreeSet::new(), BTreeSet::new());
+            let mut hand = 0;
             for step in steps {
                 match step {
-                    Step::Insert(page) => {
-                        clock.insert(page);
-                        model.resident.insert(page);
-                        model.used.insert(page);
-                    }
-                    Step::Remove(page) => {
-                        clock.remove(page);
-                        model.resident.remove(&page);
-                        model.used.remove(&page);
-                    }
-                    Step::Touch(page) if model.resident.contains(&page) => {
+                    Step::Touch(page) => {
                         clock.touch(page);
-                        model.used.insert(page);
+                        used.insert(page);
                     }
-                    Step::Pin(page) => {
-                        prop_assert!(clock.pin(page));
-                        *model.pins.entry(page).or_default() += 1;
-                        if model.pins[&page] > 20 {
-                            clock.unpin(page);
-                            *model.pins.get_mut(&page).unwrap() -= 1;
-                        }
+                    Step::Hold(page) => {
+                        prop_assert_eq!(clock.hold(page), held.insert(page));
+                        used.insert(page);
                     }
-                    Step::Unpin(page) if model.pins.get(&page).is_some_and(|pins| *pins > 0) => {
-                        clock.unpin(page);
-                        *model.pins.get_mut(&page).unwrap() -= 1;
+                    Step::Release(page) => {
+                        clock.release(page);
+                        held.remove(&page);
                     }
-                    Step::Touch(_) | Step::Unpin(_) => {}
-                    Step::Evict { odd_stay } => {
-                        let held = |page: &u32| model.pins.get(page).is_some_and(|pins| *pins > 0);
-                        let may_go = |page: u32| !(odd_stay && page % 2 == 1);
-                        let eligible: Vec<u32> = model.resident.iter().copied()
-                            .filter(|page| !held(page) && may_go(*page)).collect();
-                        let before = clock.hand;
-                        match clock.victim(may_go) {
-                            None => prop_assert!(eligible.is_empty()),
-                            Some(victim) => {
-                                prop_assert!(eligible.contains(&victim));
-                                // The used were passed over once; all eligible unused ones between hand and victim would
-                                // have been taken first.
-                                let turn = |page: u32| (page as usize + clock.pages.len() - before) % clock.pages.len();
-                                let unused: Vec<u32> = eligible.iter().copied()
-                                    .filter(|page| !model.used.contains(page)).collect();
-                                match unused.iter().copied().min_by_key(|page| turn(*page)) {
-                                    Some(first) => prop_assert_eq!(victim, first),
-                                    None => prop_assert_eq!(Some(victim),
-                                        eligible.iter().copied().min_by_key(|page| turn(*page))),
-                                }
-                                clock.remove(victim);
-                                model.resident.remove(&victim);
+                    Step::Evict { allowed } => {
+                        let mut expected = None;
+                        for _ in 0..2 * PAGES {
+                            let page = hand;
+                            hand = (hand + 1) % PAGES;
+                            if !held.contains(&page) && !used.remove(&page) && allowed.contains(&page) {
+                                expected = Some(page);
+                                break;
                             }
                         }
-                        model.used = (0..12).filter(|page| {
-                            clock.pages.get(*page as usize).is_some_and(|state| state & USED != 0)
-                        }).collect();
+                        prop_assert_eq!(
+                            clock.victim(PAGES, 2 * PAGES as usize, |page| allowed.contains(&page)), expected
+                        );
                     }
                 }
-                prop_assert_eq!(clock.resident(), model.resident.len());
-                for page in 0..12 {
-                    prop_assert_eq!(clock.is_resident(page), model.resident.contains(&page));
-                    prop_assert_eq!(clock.is_pinned(page), model.pins.get(&page).is_some_and(|pins| *pins > 0));
-                }
+                prop_assert!((0..PAGES).all(|page| clock.is_held(page) == held.contains(&page)));
             }
         }
     }
@@ -234,25 +173,25 @@ mod tests {
     #[test]
     fn a_page_used_between_two_visits_stays_while_the_others_go() {
         let mut clock = Clock::default();
-        (0..4).for_each(|page| clock.insert(page));
-        let mut gone = Vec::new();
+        let mut left: BTreeSet<u32> = (0..4).collect();
         for _ in 0..3 {
             clock.touch(2);
-            let victim = clock.victim(|_| true).expect("three others");
-            clock.remove(victim);
-            gone.push(victim);
+            let victim = clock.victim(4, 8, |page| left.contains(&page)).expect("three others");
+            left.remove(&victim);
         }
-        assert_eq!(gone, [0, 1, 3]);
+        assert_eq!(left, BTreeSet::from([2]));
     }
 
     #[test]
-    fn the_sixty_fourth_holder_of_a_page_is_refused() {
+    fn the_search_ends_after_so_many_visits() {
         let mut clock = Clock::default();
-        clock.insert(0);
-        assert!((0..63).all(|_| clock.pin(0)));
-        assert!(!clock.pin(0));
-        assert!(clock.is_resident(0) && clock.victim(|_| true).is_none());
-        (0..63).for_each(|_| clock.unpin(0));
-        assert_eq!(clock.victim(|_| true), Some(0));
+        let mut asked = 0;
+        let mut refuse = |_| {
+            asked += 1;
+            false
+        };
+        assert_eq!(clock.victim(1_000, 10, &mut refuse), None);
+        assert_eq!(clock.victim(0, 10, &mut refuse), None);
+        assert_eq!(asked, 10);
     }
 }
