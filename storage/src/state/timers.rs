@@ -10,11 +10,11 @@
 //! - between two timers the queue is as any operator's state: a snapshot there holds exactly those that have not fired.
 
 use super::scoped::Scoped;
-use crate::codec::{Data, DecodeError, Key};
+use crate::codec::{Data, DecodeError, Key, Schema};
 use crate::error::StoreError;
 use crate::key_group::{KeyGroup, KeyGroups};
 use crate::manifest::KeyedStateMeta;
-use crate::segment::{BlockPlace, Rows, SegmentBuilder};
+use crate::segment::{BlockPlace, Migration, Rows, SegmentBuilder};
 use crate::table::{GroupPlan, StateTable, TableStats, ValueTable, Written};
 use std::cmp::Ordering;
 use std::collections::BinaryHeap;
@@ -203,6 +203,10 @@ impl<K: Key, N: Key> StateTable for TimerQueue<K, N> {
 
     fn segments_needed(&self) -> Option<Vec<Arc<str>>> {
         self.rows.segments_needed()
+    }
+
+    fn migration(&self, stored: &Schema) -> Option<Migration> {
+        self.rows.migration(stored)
     }
 
     fn restore_rows(&mut self, group: KeyGroup, rows: &Rows) -> Result<(), DecodeError> {
