@@ -9,6 +9,7 @@
 //! Functions take the row shape as an argument: calls from [`super::table`] pass a constant, so that plain rows compile to
 //! loads and stores.
 
+use super::expiry::Expiry;
 use super::index::{Cursor, Index};
 use super::page::{PAGE_BYTES, PAGE_BYTES_MIN, RowShape};
 use super::page_table::{NONE, Pages};
@@ -77,6 +78,7 @@ pub(super) struct Log {
     /// Tombstones that are not gone.
     pub tombstones: u64,
     pub counters: Counters,
+    pub expiry: Option<Expiry>,
 }
 
 impl Log {
@@ -93,6 +95,7 @@ impl Log {
             rows: 0,
             tombstones: 0,
             counters: Counters::default(),
+            expiry: None,
         }
     }
 

@@ -2,6 +2,7 @@
 
 use super::table::LogTable;
 use crate::codec::{Data, DecodeError, Key, Schema};
+use crate::error::StoreError;
 use crate::key_group::{KeyGroup, KeyGroups};
 use crate::manifest::KeyedStateMeta;
 use crate::segment::{BlockPlace, Migration, Rows, SegmentBuilder};
@@ -12,10 +13,6 @@ use std::sync::Arc;
 impl<K: Key, V: Data> StateTable for LogTable<K, V> {
     fn meta(&self) -> KeyedStateMeta {
         KeyedStateMeta { name: self.name.clone(), key: K::schema(), value: V::schema() }
-    }
-
-    fn migration(&self, stored: &Schema) -> Option<Migration> {
-        Migration::of::<K, V>(stored)
     }
 
     fn key_groups(&self) -> KeyGroups {
@@ -46,6 +43,10 @@ impl<K: Key, V: Data> StateTable for LogTable<K, V> {
         Some(self.log.segments_needed())
     }
 
+    fn migration(&self, stored: &Schema) -> Option<Migration> {
+        Migration::of::<K, V>(stored)
+    }
+
     fn restore_rows(&mut self, group: KeyGroup, rows: &Rows) -> Result<(), DecodeError> {
         self.log.restore_rows(group, rows)
     }
@@ -60,6 +61,10 @@ impl<K: Key, V: Data> StateTable for LogTable<K, V> {
 
     fn detach(&mut self) {
         self.log.detach();
+    }
+
+    fn maintain(&mut self, rows: usize) -> Result<bool, StoreError> {
+        Ok(self.log.remove_expired(Self::SHAPE, rows))
     }
 
     fn stats(&self) -> TableStats {

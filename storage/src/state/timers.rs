@@ -209,6 +209,10 @@ impl<K: Key, N: Key> StateTable for TimerQueue<K, N> {
         self.rows.segments_needed()
     }
 
+    fn migration(&self, stored: &Schema) -> Option<Migration> {
+        self.rows.migration(stored)
+    }
+
     fn restore_rows(&mut self, group: KeyGroup, rows: &Rows) -> Result<(), DecodeError> {
         self.restored = true;
         self.rows.restore_rows(group, rows)
