@@ -47,6 +47,10 @@ use std::sync::Arc;
 use std::thread::available_parallelism;
 use writing::Writing;
 
+/// Bytes of rows in a file unless set otherwise. Files are what is deleted as a whole, so several are better than a large
+/// one; but each costs a sync.
+const FILE_BYTES: u64 = 8 << 20;
+
 /// Threads beyond these would wait for the one that fills the tables.
 const RESTORE_THREADS_MAX: usize = 8;
 
@@ -86,6 +90,7 @@ pub struct KeyedSnapshots {
     zstd_level: i32,
     allow_unmatched: bool,
     restore_threads: usize,
+    file_bytes: u64,
     /// What the last completed checkpoint consists of.
     chain: Chain,
     /// Snapshots neither completed nor aborted, in the order of their begin.
@@ -102,6 +107,7 @@ impl KeyedSnapshots {
             zstd_level,
             allow_unmatched: false,
             restore_threads: available_parallelism().map_or(1, usize::from).min(RESTORE_THREADS_MAX),
+            file_bytes: FILE_BYTES,
             chain: Chain::default(),
             pending: Vec::new(),
         }
@@ -110,6 +116,12 @@ impl KeyedSnapshots {
     /// Lets [`KeyedSnapshots::restore`] drop stored states that no table has by name; otherwise they are an error.
     pub fn allow_unmatched(&mut self, allow: bool) {
         self.allow_unmatched = allow;
+    }
+
+    /// A snapshot begins a new file once the rows of the one before have this many bytes, before compression; 8 MiB unless
+    /// set. From the next snapshot on.
+    pub fn file_bytes(&mut self, bytes: u64) {
+        self.file_bytes = bytes;
     }
 
     /// How many threads [`KeyedSnapshots::restore`] starts to read and decode, where the disk maps files; as many as there are
@@ -194,7 +206,17 @@ impl KeyedSnapshots {
         );
         let names = metas.into_iter().map(|meta| meta.name).collect();
         let groups = self.groups.clone();
-        let writing = Writing::new(checkpoint, attempt, savepoint, groups, epochs, names, chain, builder);
+        let writing = Writing::new(
+            checkpoint,
+            attempt,
+            savepoint,
+            groups,
+            epochs,
+            names,
+            chain,
+            builder,
+            self.file_bytes,
+        );
         self.pending.push(writing);
     }
 
