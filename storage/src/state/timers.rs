@@ -177,10 +177,6 @@ impl<K: Key, N: Key> StateTable for TimerQueue<K, N> {
         self.rows.meta()
     }
 
-    fn migration(&self, stored: &Schema) -> Option<Migration> {
-        self.rows.migration(stored)
-    }
-
     fn key_groups(&self) -> KeyGroups {
         self.rows.key_groups()
     }
