@@ -59,12 +59,23 @@ impl<K: Key, V: Data> StateTable for LogTable<K, V> {
         self.log.detach();
     }
 
+    fn maintain(&mut self, _rows: usize) -> Result<bool, StoreError> {
+        self.log.tend_memory()?;
+        Ok(false)
+    }
+
+    fn ready(&mut self) -> Result<bool, StoreError> {
+        self.log.ready()
+    }
+
     fn stats(&self) -> TableStats {
         let (log, totals) = (&self.log, self.log.segments.totals());
         TableStats {
             keys: log.index.len() as u64,
             data_bytes: log.pages.data_bytes() as u64,
-            index_bytes: (log.index.bytes() + log.pages.meta_bytes()) as u64,
+            index_bytes: (log.index.bytes()
+                + log.pages.meta_bytes()
+                + log.cold.as_ref().map_or(0, |cold| cold.bytes())) as u64,
             page_reads: log.counters.page_reads,
             page_reads_blocking: log.counters.page_reads_blocking,
             page_hits: log.counters.page_hits,

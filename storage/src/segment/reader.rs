@@ -218,6 +218,7 @@ impl<S: Source> SegmentReader<S> {
                     group: entry.group,
                     kind: Some(entry.kind),
                     rows: entry.rows,
+                    widths: None,
                 };
                 let (header, stored) = check(&expected, block).map_err(damaged)?;
                 if wanted(&summary) {
