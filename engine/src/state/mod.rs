@@ -166,17 +166,6 @@ macro_rules! tables_of_states {
 }
 use tables_of_states;
 
-/// The backend of one of several tables of a task: each has a scratch file of its own.
-fn part_of(backend: &Backend, index: usize) -> Backend {
-    let mut backend = backend.clone();
-    if let Backend::Log(options) = &mut backend
-        && let Some(scratch) = &mut options.scratch
-    {
-        scratch.as_mut_os_string().push(format!("-{index}"));
-    }
-    backend
-}
-
 macro_rules! spec_of_tuple {
     ($($part:ident $index:tt),*) => {
         impl<$($part: StateTables),*> StateTables for ($($part,)*) {
@@ -214,7 +203,7 @@ macro_rules! spec_of_tuple {
                 0 $(+ self.$index.count())*
             }
             fn tables(&self, backend: &Backend, groups: KeyGroups, range: Range<KeyGroup>) -> Self::Tables {
-                ($(self.$index.tables(&part_of(backend, $index), groups, range.clone()),)*)
+                ($(self.$index.tables(backend, groups, range.clone()),)*)
             }
             #[inline(always)]
             fn view<'a>(tables: &'a mut Self::Tables, at: CurrentKey<'a, Key_>) -> Self::View<'a> {
