@@ -23,7 +23,7 @@ mod migration;
 #[cfg(test)]
 mod tests;
 
-pub(crate) use block::BlockDecoder;
+pub(crate) use block::{BlockDecoder, Expected};
 pub(crate) use builder::BLOCK_BYTES_TARGET;
 pub use builder::{BlockPlace, BlockSummary, SegmentBuilder};
 pub use format::{BlockKind, ROW_BYTES_MAX, SEGMENT_VERSION};

@@ -293,6 +293,7 @@ impl SegmentIndex {
                 group: entry.group,
                 kind: Some(entry.kind),
                 rows: entry.rows,
+                widths: None,
             };
             let rows = decoder.decode(&self.path, entry.offset, &expected, block)?;
             visit(&summary((index, entry)), rows)?;
