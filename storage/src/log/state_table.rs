@@ -64,7 +64,12 @@ impl<K: Key, V: Data> StateTable for LogTable<K, V> {
     }
 
     fn maintain(&mut self, rows: usize) -> Result<bool, StoreError> {
+        self.log.tend_memory()?;
         Ok(self.log.remove_expired(Self::SHAPE, rows))
+    }
+
+    fn ready(&mut self) -> Result<bool, StoreError> {
+        self.log.ready()
     }
 
     fn stats(&self) -> TableStats {
@@ -72,7 +77,9 @@ impl<K: Key, V: Data> StateTable for LogTable<K, V> {
         TableStats {
             keys: log.index.len() as u64,
             data_bytes: log.pages.data_bytes() as u64,
-            index_bytes: (log.index.bytes() + log.pages.meta_bytes()) as u64,
+            index_bytes: (log.index.bytes()
+                + log.pages.meta_bytes()
+                + log.cold.as_ref().map_or(0, |cold| cold.bytes())) as u64,
             page_reads: log.counters.page_reads,
             page_reads_blocking: log.counters.page_reads_blocking,
             page_hits: log.counters.page_hits,

@@ -21,10 +21,6 @@ use std::sync::Arc;
 /// Bytes are handed out once there are this many, or at the end of a file.
 const CHUNK_BYTES: usize = 256 << 10;
 
-/// A file ends at the next good place once its rows have this many bytes, before compression. Files are what is deleted as a
-/// whole, so many small ones are better than one large one, and each costs a sync.
-pub(super) const FILE_BYTES: u64 = 8 << 20;
-
 /// A snapshot being written, or written and waiting for its checkpoint's end.
 pub(super) struct Writing {
     pub checkpoint: CheckpointId,
@@ -40,6 +36,8 @@ pub(super) struct Writing {
     /// The chain it builds on, and the files that are complete.
     pub chain: Chain,
     builder: SegmentBuilder,
+    /// A file ends at the next good place once its rows have this many bytes.
+    file_bytes: u64,
     /// The table being written.
     table: usize,
     /// Built and not yet handed out: path, bytes, whether the file is complete.
@@ -59,6 +57,7 @@ impl Writing {
         names: Vec<String>,
         chain: Chain,
         builder: SegmentBuilder,
+        file_bytes: u64,
     ) -> Self {
         let path = builder.path().to_string();
         Writing {
@@ -71,6 +70,7 @@ impl Writing {
             names,
             chain,
             builder,
+            file_bytes,
             table: 0,
             out: VecDeque::new(),
             serialised: false,
@@ -114,7 +114,7 @@ impl Writing {
             }
             self.chain.drop_unneeded();
         } else if matches!(written, Written::Groups | Written::Done)
-            && self.builder.raw_bytes() >= FILE_BYTES
+            && self.builder.raw_bytes() >= self.file_bytes
             && self.builder.file() < SegmentBuilder::FILES_MAX - 1
         {
             self.end_file();

@@ -120,7 +120,10 @@ fn incompatible_types_are_refused(kind: Kind) {
     let mut numbers = values::<u64>(&job);
     numbers.set(0, hash(&job, 1), &1, 7);
     refused(carry_over(&job, numbers.table(), values::<i64>(&job).table()), &["\"state\"", "u64", "i64"]);
-    refused(carry_over(&job, numbers.table(), lists::<u64>(&job).table()), &["\"state\"", "key", "(u64, u32)"]);
+    refused(
+        carry_over(&job, numbers.table(), lists::<u64>(&job).table()),
+        &["\"state\"", "key", "(u64, u32)"],
+    );
     let mut newer = lists::<Visit>(&job);
     newer.add(0, hash(&job, 1), &1, new(1));
     refused(carry_over(&job, newer.table(), lists::<VisitV1>(&job).table()), &["\"state\"", "version 2"]);
