@@ -151,6 +151,7 @@ impl<T: Tables> Store<T> {
         let mut snapshots =
             KeyedSnapshots::new(0..key_groups.count(), options.incremental, options.zstd_level);
         snapshots.allow_unmatched(options.allow_unmatched);
+        snapshots.segment_bytes(options.segment_bytes);
         if let Some(manifest) = &manifest {
             restore(manifest, key_groups, &disk, &checkpoints, &mut snapshots, &mut tables)?;
         }
@@ -210,8 +211,8 @@ impl<T: Tables> Store<T> {
         );
         let id = self.checkpoints.begin()?;
         let path = names::segment_path(self.attempt, id, 0, 0);
-        self.snapshots.begin(id, self.attempt, path.clone(), &mut self.tables);
-        self.writing = Some(Writing::new(id, (self.options.unix_ms)(), self.checkpoints.dir(), path));
+        self.snapshots.begin(id, self.attempt, path, &mut self.tables);
+        self.writing = Some(Writing::new(id, (self.options.unix_ms)(), self.checkpoints.dir()));
         Ok(id)
     }
 
@@ -330,8 +331,8 @@ impl<T: Tables> Store<T> {
         }
         let (attempt, id) = (target.next_attempt()?, target.begin()?);
         let path = names::segment_path(attempt, id, 0, 0);
-        self.snapshots.begin_savepoint(id, attempt, path.clone(), &mut self.tables);
-        let mut writing = Writing::new(id, (self.options.unix_ms)(), target.dir(), path);
+        self.snapshots.begin_savepoint(id, attempt, path, &mut self.tables);
+        let mut writing = Writing::new(id, (self.options.unix_ms)(), target.dir());
         let written = self.write(&mut writing).and_then(|()| {
             writing.keep();
             let segments = self.snapshots.segments(id);

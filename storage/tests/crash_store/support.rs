@@ -46,6 +46,7 @@ pub fn open(disk: Arc<dyn Disk>, flavor: Flavor) -> Result<Store<State>, StoreEr
         .without_lock()
         .clock(|| 0)
         .key_groups(4)
+        .segment_bytes(2_000)
         .backend(flavor.backend)
         .retained(flavor.retained);
     Store::open(options, |tables| State { counts: tables.value("counts"), names: tables.value("names") })
