@@ -12,7 +12,7 @@
 //!
 //! Read `epochs` (what a stamp means), `bucket` (memory), `value_table` (entries), `scan` (snapshots), in this order.
 
-mod arena;
+pub(crate) mod arena;
 mod bucket;
 mod epochs;
 mod scan;
@@ -22,6 +22,7 @@ mod keyed_table;
 mod tests;
 mod value_table;
 
+pub(crate) use bucket::prefetch_line;
 pub use keyed_table::{Backend, KeyedTable};
 pub use state_table::{GroupPlan, StateTable, TableStats, Written};
 pub use value_table::ValueTable;
