@@ -4,8 +4,8 @@
 //! This crate knows nothing of dataflows, workers or channels. Read it in this order: [`ids`] and [`error`]
 //! (words), [`io`] (every byte that touches a disk), [`codec`] (how a record becomes bytes), [`key_group`] (where a
 //! key lives), [`table`] (state in memory), [`log`] (state as a log of pages, which need not be in memory), [`segment`]
-//! (state on disk), [`snapshot`] (from one to the other), [`manifest`] and [`checkpoint`] (what makes a checkpoint
-//! complete), [`store`] (all of it together, for programs without an engine).
+//! (state on disk), [`snapshot`] (from one to the other), [`manifest`], [`operator_state`] and [`checkpoint`] (what
+//! makes a checkpoint complete), [`store`] (all of it together, for programs without an engine).
 
 #![cfg_attr(not(test), warn(clippy::disallowed_methods))]
 
@@ -19,6 +19,7 @@ pub mod log;
 pub mod segment;
 pub mod snapshot;
 pub mod manifest;
+pub mod operator_state;
 pub mod checkpoint;
 pub mod store;
 

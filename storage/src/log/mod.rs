@@ -22,6 +22,7 @@ mod leaf;
 mod index;
 mod segments;
 mod core;
+mod cold;
 mod table;
 mod snapshot;
 mod restore;

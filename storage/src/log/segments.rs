@@ -92,6 +92,11 @@ impl Segments {
         }
     }
 
+    /// True when a segment of this path is known.
+    pub fn knows(&self, path: &str) -> bool {
+        self.known().any(|(_, segment)| &*segment.path == path)
+    }
+
     /// The path of a segment, below the job's directory.
     pub fn path(&self, number: u32) -> &Arc<str> {
         &self.get(number).path

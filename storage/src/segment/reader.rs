@@ -1,11 +1,12 @@
-//! Reads a segment file and checks every byte of it.
+//! Reads segment files: header, directory and trailer always, of the blocks those that are wanted, or all to verify a file.
 //!
-//! Always true: no length from the file is used before its CRC was right and the length within its bound, and nothing is
+//! Always true: what is read is checked; no length from the file is used before its CRC was right and the length within its bound, and nothing is
 //! allocated for more than the file itself can hold, save for the decompressed content of one block.
 
+use super::block::{BlockDecoder, Expected};
 use super::format::{
-    BLOCK_HEADER_BYTES, BlockHeader, BlockKind, Compression, ENTRY_BYTES, Entry, HEADER_BYTES, Header,
-    Mismatch, SEGMENT_VERSION, TRAILER_BYTES, Trailer,
+    BLOCK_HEADER_BYTES, BlockKind, ENTRY_BYTES, Entry, HEADER_BYTES, Header, Mismatch, SEGMENT_VERSION,
+    TRAILER_BYTES, Trailer,
 };
 use super::rows::Rows;
 use crate::error::StoreError;
@@ -13,11 +14,11 @@ use crate::ids::{AttemptId, CheckpointId};
 use crate::key_group::KeyGroup;
 use crate::manifest::KeyedStateMeta;
 use std::borrow::Cow;
-use std::ops::Range;
+use std::ops::{Deref, Range};
 use std::path::{Path, PathBuf};
 
-/// Blocks are fetched together until they reach this many bytes.
-const FETCH_BYTES: u64 = 1 << 20;
+/// Blocks are read together until they reach this many bytes.
+const RUN_BYTES: u64 = 1 << 20;
 
 /// Where the bytes of a segment come from.
 pub trait Source {
@@ -60,14 +61,37 @@ pub struct BlockEntry {
     pub bytes: u64,
 }
 
-/// An opened segment: header, states, directory and trailer are read and checked.
+/// What a segment says of itself: header, states and directory, all checked. Stays valid without the file.
 #[derive(Debug)]
-pub struct SegmentReader<S> {
-    source: S,
+pub struct SegmentIndex {
     path: PathBuf,
     header: Header,
     states: Vec<KeyedStateMeta>,
     entries: Vec<Entry>,
+}
+
+/// An opened segment: its index, and where its blocks come from.
+#[derive(Debug)]
+pub struct SegmentReader<S> {
+    source: S,
+    index: SegmentIndex,
+}
+
+/// Blocks that lie one behind the other and are read together.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Run {
+    /// Their indices.
+    pub blocks: Range<usize>,
+    /// Their bytes in the file.
+    pub bytes: Range<u64>,
+}
+
+impl<S> Deref for SegmentReader<S> {
+    type Target = SegmentIndex;
+
+    fn deref(&self) -> &SegmentIndex {
+        &self.index
+    }
 }
 
 impl<S: Source> SegmentReader<S> {
@@ -156,7 +180,45 @@ impl<S: Source> SegmentReader<S> {
             let expected = format!("blocks up to the directory at {}", trailer.directory_offset);
             return Err(StoreError::corrupt(path, end, expected, "none"));
         }
-        Ok(SegmentReader { source, path: path.to_owned(), header, states, entries })
+        Ok(SegmentReader { source, index: SegmentIndex { path: path.to_owned(), header, states, entries } })
+    }
+
+    /// The index alone.
+    pub fn into_index(self) -> SegmentIndex {
+        self.index
+    }
+
+    /// Reads those blocks that `wanted` asks for, checks them, and hands them to `visit`, decoded. Others are not read.
+    ///
+    /// # Errors
+    /// As [`SegmentReader::open`], and whatever `visit` returns, which ends the reading.
+    pub fn read_blocks(
+        &self,
+        wanted: impl FnMut(&BlockEntry) -> bool,
+        mut visit: impl FnMut(&BlockEntry, Rows) -> Result<(), StoreError>,
+    ) -> Result<(), StoreError> {
+        let mut decoder = BlockDecoder::default();
+        for run in self.runs(wanted) {
+            let bytes = self.source.read(run.bytes.clone())?;
+            self.decode_run(&run, &bytes, &mut decoder, &mut visit)?;
+        }
+        Ok(())
+    }
+
+    /// Reads, checks and decodes every block, so that together with [`SegmentReader::open`] each byte of the file has been
+    /// checked.
+    ///
+    /// # Errors
+    /// As [`SegmentReader::open`].
+    pub fn verify(&self) -> Result<(), StoreError> {
+        self.read_blocks(|_| true, |_, _| Ok(()))
+    }
+}
+
+impl SegmentIndex {
+    /// Path by which errors name the file.
+    pub fn path(&self) -> &Path {
+        &self.path
     }
 
     /// The checkpoint that the segment was written for.
@@ -194,34 +256,47 @@ impl<S: Source> SegmentReader<S> {
         self.entries.iter().enumerate().map(summary)
     }
 
-    /// Checks every block, and hands those that `wanted` asks for to `visit`, decoded.
+    /// The blocks that `wanted` asks for, in runs of about a megabyte.
+    pub(crate) fn runs(&self, mut wanted: impl FnMut(&BlockEntry) -> bool) -> Vec<Run> {
+        let mut runs: Vec<Run> = Vec::new();
+        for block in self.blocks().filter(|block| wanted(block)) {
+            let (index, end) = (block.index as usize, block.offset + block.bytes);
+            match runs.last_mut() {
+                Some(run) if run.blocks.end == index && end - run.bytes.start <= RUN_BYTES => {
+                    run.blocks.end = index + 1;
+                    run.bytes.end = end;
+                }
+                _ => runs.push(Run { blocks: index..index + 1, bytes: block.offset..end }),
+            }
+        }
+        runs
+    }
+
+    /// Checks and decodes the blocks of `run`, whose bytes in the file are `bytes`.
     ///
     /// # Errors
-    /// As [`SegmentReader::open`], and whatever `visit` returns, which ends the reading.
-    pub fn read_blocks(
+    /// [`StoreError::Corrupt`], and whatever `visit` returns, which ends the reading.
+    pub(crate) fn decode_run(
         &self,
-        mut wanted: impl FnMut(&BlockEntry) -> bool,
-        mut visit: impl FnMut(&BlockEntry, Rows) -> Result<(), StoreError>,
+        run: &Run,
+        bytes: &[u8],
+        decoder: &mut BlockDecoder,
+        visit: &mut dyn FnMut(&BlockEntry, Rows) -> Result<(), StoreError>,
     ) -> Result<(), StoreError> {
-        let mut first = 0;
-        while first < self.entries.len() {
-            let start = self.entries[first].offset;
-            let mut last = first + 1;
-            while last < self.entries.len() && self.entries[last].end() - start <= FETCH_BYTES {
-                last += 1;
-            }
-            let bytes = self.source.read(start..self.entries[last - 1].end())?;
-            for (i, entry) in self.entries.iter().enumerate().take(last).skip(first) {
-                let block = &bytes[(entry.offset - start) as usize..(entry.end() - start) as usize];
-                let summary = summary((i, entry));
-                let rows = check_block(i, entry, block, wanted(&summary)).map_err(|mismatch| {
-                    StoreError::corrupt(&self.path, entry.offset, mismatch.expected, mismatch.found)
-                })?;
-                if let Some(rows) = rows {
-                    visit(&summary, rows)?;
-                }
-            }
-            first = last;
+        for index in run.blocks.clone() {
+            let entry = &self.entries[index];
+            let block =
+                &bytes[(entry.offset - run.bytes.start) as usize..(entry.end() - run.bytes.start) as usize];
+            let expected = Expected {
+                index: index as u32,
+                state: Some(entry.state),
+                group: entry.group,
+                kind: Some(entry.kind),
+                rows: entry.rows,
+                widths: None,
+            };
+            let rows = decoder.decode(&self.path, entry.offset, &expected, block)?;
+            visit(&summary((index, entry)), rows)?;
         }
         Ok(())
     }
@@ -237,35 +312,6 @@ fn summary((index, entry): (usize, &Entry)) -> BlockEntry {
         rows: entry.rows,
         bytes: entry.end() - entry.offset,
     }
-}
-
-/// Checks one block against its directory entry; its rows, if wanted.
-fn check_block(index: usize, entry: &Entry, block: &[u8], wanted: bool) -> Result<Option<Rows>, Mismatch> {
-    let (header, stored) = BlockHeader::decode(block)?;
-    let in_directory = (index as u32, entry.state, entry.group, entry.kind, entry.rows);
-    let in_block = (header.sequence, header.state, header.group, header.kind, header.rows);
-    if in_directory != in_block {
-        return Err(Mismatch { expected: format!("block {in_directory:?}"), found: format!("{in_block:?}") });
-    }
-    if !wanted {
-        return Ok(None);
-    }
-    let raw_bytes = header.raw_bytes as usize;
-    let decompressed;
-    let content = match header.compression {
-        Compression::None => stored,
-        Compression::Zstd => {
-            let expected = || format!("{raw_bytes} bytes of rows");
-            decompressed = zstd::bulk::decompress(stored, raw_bytes)
-                .map_err(|error| Mismatch { expected: expected(), found: error.to_string() })?;
-            &decompressed
-        }
-    };
-    if content.len() != raw_bytes {
-        let found = format!("{} bytes", content.len());
-        return Err(Mismatch { expected: format!("{raw_bytes} bytes of rows"), found });
-    }
-    Rows::decode(header.kind, header.rows as usize, header.key_bytes, header.value_bytes, content).map(Some)
 }
 
 fn array<const N: usize>(bytes: &[u8]) -> [u8; N] {

@@ -1,0 +1,13 @@
+//! State larger than memory: which pages stay, how absent ones are read back, where changed ones wait.
+//!
+//! Read `clock` (which page goes), `fetch` (how one comes back), `scratch` (where a changed one waits for its snapshot),
+//! `memory` (all three together, on the pages of one table).
+
+mod clock;
+mod fetch;
+mod scratch;
+mod memory;
+#[cfg(test)]
+mod tests;
+
+pub(super) use memory::Cold;
