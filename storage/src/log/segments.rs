@@ -167,6 +167,12 @@ impl Segments {
         })
     }
 
+    /// Live rows of each segment.
+    #[cfg(test)]
+    pub fn live_rows(&self) -> impl Iterator<Item = (u32, u64)> {
+        self.known().map(|(number, segment)| (number, segment.live_rows))
+    }
+
     /// What all together hold.
     pub fn totals(&self) -> Totals {
         let mut totals = Totals::default();

@@ -149,8 +149,8 @@ impl<T: Tables> Store<T> {
             BackendChoice::Log => Backend::Log(LogOptions {
                 disk: Some(disk.clone()),
                 job_dir: Some(checkpoints.dir().to_owned()),
+                scratch: Some(checkpoints.dir().join(names::scratch_path(attempt, 0, 0))),
                 memory_bytes: options.memory_bytes,
-                ..LogOptions::default()
             }),
         };
         let mut tables = make(&mut TableMaker::new(backend, key_groups, Arc::clone(&wake)));

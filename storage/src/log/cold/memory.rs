@@ -416,6 +416,14 @@ impl Log {
         });
     }
 
+    /// Closes all files, so that the next read opens one.
+    #[cfg(test)]
+    pub fn close_all_files(&mut self) {
+        if let Some(cold) = &mut self.cold {
+            cold.fetcher.keep_files(|_| false);
+        }
+    }
+
     /// No page has its place in a segment of the job any more: those without memory are remembered where they are.
     pub fn keep_places(&mut self) {
         let Some(mut cold) = self.cold.take() else { return };
