@@ -5,8 +5,8 @@
 //! (words), [`io`] (every byte that touches a disk), [`codec`] (how a record becomes bytes), [`key_group`] (where a
 //! key lives), [`table`] (state in memory), [`log`] (state as a log of pages, which need not be in memory), [`state`]
 //! (values, lists, maps and timers in such tables), [`segment`] (state on disk), [`snapshot`] (from one to the other),
-//! [`manifest`], [`operator_state`] and [`checkpoint`] (what
-//! makes a checkpoint complete).
+//! [`manifest`], [`operator_state`] and [`checkpoint`] (what makes a checkpoint complete), [`store`] (all of it together,
+//! for programs without an engine).
 
 #![cfg_attr(not(test), warn(clippy::disallowed_methods))]
 
@@ -23,6 +23,7 @@ pub mod snapshot;
 pub mod manifest;
 pub mod operator_state;
 pub mod checkpoint;
+pub mod store;
 
 #[doc(hidden)]
 pub use codec::__private;
