@@ -9,6 +9,7 @@
 //! Functions take the row shape as an argument: calls from [`super::table`] pass a constant, so that plain rows compile to
 //! loads and stores.
 
+use super::compaction::Compaction;
 use super::index::{Cursor, Index};
 use super::page::{PAGE_BYTES, PAGE_BYTES_MIN, RowShape};
 use super::page_table::{NONE, Pages};
@@ -30,6 +31,9 @@ pub(super) struct Codec {
     /// Checks an encoded value.
     pub check_value: fn(&[u8]) -> Result<(), DecodeError>,
 }
+
+/// True of encoded values that have expired.
+pub(super) type Expired = Box<dyn Fn(&[u8]) -> bool + Send>;
 
 /// A row that the index names.
 #[derive(Clone, Copy)]
@@ -72,8 +76,15 @@ pub(super) struct Log {
     pub codec: Codec,
     pub segments: Segments,
     pub snapshots: Snapshots,
+    pub compaction: Compaction,
     /// Rows of all pages.
     pub rows: u64,
+    /// Bytes of these rows.
+    pub bytes: u64,
+    /// Rows that went gone since the start.
+    pub retired: u64,
+    /// Says which values compaction may remove.
+    pub expired: Option<Expired>,
     /// Tombstones that are not gone.
     pub tombstones: u64,
     pub counters: Counters,
@@ -90,7 +101,11 @@ impl Log {
             codec,
             segments: Segments::default(),
             snapshots: Snapshots::default(),
+            compaction: Compaction::default(),
             rows: 0,
+            bytes: 0,
+            retired: 0,
+            expired: None,
             tombstones: 0,
             counters: Counters::default(),
         }
@@ -166,6 +181,7 @@ impl Log {
         meta.live += 1;
         meta.used += row as u32;
         self.rows += 1;
+        self.bytes += row as u64;
         (page, slot)
     }
 
@@ -301,6 +317,7 @@ impl Log {
         debug_assert!(!meta.gone.get(slot), "a row goes gone once");
         meta.gone.set(slot);
         meta.live -= 1;
+        self.retired += 1;
         if meta.tombstones.get(slot) {
             self.tombstones -= 1;
         } else if mutable {
@@ -321,6 +338,7 @@ impl Log {
         }
         let meta = self.pages.meta(page);
         self.rows -= u64::from(meta.count);
+        self.bytes -= u64::from(meta.used);
         let open = self.pages.groups[usize::from(meta.group)].open == page;
         if open && self.pages.is_mutable(page, self.epoch) {
             self.pages.restart(page);

@@ -54,6 +54,7 @@ impl Log {
         let meta = self.pages.meta_mut(page);
         // One more than there are rows, so that the page stays while they are looked at.
         (meta.count, meta.live) = (count, count + 1);
+        self.bytes += u64::from(meta.used);
         self.rows += u64::from(count);
         self.segments.add_block(segment, index as u16, count, place.bytes);
         self.segments.place(segment, count + 1);

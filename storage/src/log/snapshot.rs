@@ -260,6 +260,7 @@ impl Log {
         self.pages.update_first_dirty();
         done.into_iter().chain([completed]).for_each(|pending| self.forget(pending));
         self.segments.sweep();
+        self.compaction.wake();
     }
 
     /// A completed snapshot has `page` at `place`.

@@ -59,6 +59,10 @@ impl<K: Key, V: Data> StateTable for LogTable<K, V> {
         self.log.detach();
     }
 
+    fn maintain(&mut self, rows: usize) -> Result<bool, StoreError> {
+        Ok(self.log.compact(rows))
+    }
+
     fn stats(&self) -> TableStats {
         let (log, totals) = (&self.log, self.log.segments.totals());
         TableStats {

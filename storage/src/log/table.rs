@@ -60,6 +60,13 @@ impl<K: Key, V: Data> LogTable<K, V> {
         }
     }
 
+    /// Lets compaction remove entries whose value `expired` accepts. When that happens is not said: it may be never, so what must not
+    /// be seen any more is filtered by whoever reads.
+    pub fn set_expired(&mut self, expired: impl Fn(&V) -> bool + Send + 'static) {
+        let expired = move |bytes: &[u8]| whole::<V>(bytes).is_ok_and(|value| expired(&value));
+        self.log.expired = Some(Box::new(expired));
+    }
+
     /// Number of entries.
     pub fn len(&self) -> usize {
         self.log.index.len()
