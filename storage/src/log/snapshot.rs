@@ -273,7 +273,7 @@ impl Log {
         let live = meta.live;
         self.segments.place(place.segment, live);
         let Some(before) = before else { return };
-        self.segments.retire(before.segment, live);
+        self.segments.leave(before.segment, live);
         for pending in &mut self.snapshots.pending {
             pending.inherited.entry(page).or_insert_with(|| {
                 self.segments.pin(before.segment);

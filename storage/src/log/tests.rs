@@ -78,7 +78,7 @@ fn run<K: Sample, V: Sample>(groups: u16, ops: Vec<Op>) {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 48, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 64, ..ProptestConfig::default() })]
 
     #[test]
     fn prop_plain_rows_equal_a_hash_map_through_snapshots_and_failures(ops in ops(300, 300)) {
@@ -308,4 +308,43 @@ fn rows_of_other_types_or_groups_are_refused() {
     assert!(table.restore_rows(0, &text).is_err());
     assert!(table.is_empty());
     table.log.check_invariants();
+}
+
+#[test]
+fn a_segment_stays_known_while_a_snapshot_has_still_to_write_an_empty_page_of_it() {
+    let mut job = Job::<u64, u64>::new(2);
+    (0..40).for_each(|key| job.put(key, key));
+    for _ in 0..2 {
+        job.begin(false);
+        job.finish_writing();
+    }
+    job.begin(true);
+    (0..40).for_each(|key| job.remove(&key));
+    job.complete(0);
+    job.complete(0);
+    job.table.log.check_invariants();
+    job.finish_writing();
+    job.complete(0);
+    job.checkpoint();
+    job.check_latest();
+}
+
+#[test]
+fn snapshots_that_complete_out_of_order_leave_pages_where_the_latest_has_them() {
+    let mut job = Job::<u64, u64>::new(1);
+    (0..40).for_each(|key| job.put(key, key));
+    for round in 0..3 {
+        // The first two begin before either completes, the third in between.
+        if round == 2 {
+            job.complete(0);
+        }
+        job.begin(false);
+        job.finish_writing();
+    }
+    // The second overrides the places that the third was begun on; then the third completes, and files of the second go.
+    job.complete(0);
+    job.complete(0);
+    job.put(50, 50);
+    job.checkpoint();
+    job.check_latest();
 }

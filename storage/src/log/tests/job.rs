@@ -353,6 +353,12 @@ impl<K: Sample, V: Sample> Job<K, V> {
     }
 }
 
+fn small_table<K: Sample, V: Sample>(groups: KeyGroups, range: std::ops::Range<KeyGroup>) -> LogTable<K, V> {
+    let mut table = LogTable::new("state", groups, range, LogOptions::default());
+    table.log.compaction.limits = Limits::small();
+    table
+}
+
 pub fn content_of<K: Sample, V: Sample>(table: &mut LogTable<K, V>) -> HashMap<K, V> {
     let mut content = HashMap::new();
     table.for_each(|key, value| {
