@@ -2,7 +2,7 @@
 //!
 //! Always true:
 //! - `live_rows` of a segment is the sum of `live` of the pages whose place is in it;
-//! - a segment is forgotten only when it has no live row and no snapshot under way can still make it part of a checkpoint;
+//! - a segment is forgotten only when no page lies in it and no snapshot under way can still make it part of a checkpoint;
 //! - `order` rises in the order in which segments are replayed, as far as they hold rows of one group.
 //!
 //! Pure: reads and writes no file.
@@ -17,6 +17,8 @@ struct Segment {
     bytes: u64,
     rows: u64,
     live_rows: u64,
+    /// Pages whose place is in it, also those without live rows that a snapshot has still to write.
+    pages: u32,
     /// One bit for each key group of the table that it holds rows of.
     groups: Vec<u64>,
     /// Snapshots under way that may make it part of a completed checkpoint (again).
@@ -27,6 +29,7 @@ struct Segment {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Totals {
     pub segments: usize,
+    pub rows: u64,
     pub bytes: u64,
     pub live_bytes: u64,
 }
@@ -79,7 +82,8 @@ impl Segments {
     fn add(&mut self, path: Arc<str>) -> u32 {
         let order = self.next_order;
         self.next_order += 1;
-        let segment = Segment { path, order, bytes: 0, rows: 0, live_rows: 0, groups: Vec::new(), pins: 0 };
+        let segment =
+            Segment { path, order, bytes: 0, rows: 0, live_rows: 0, pages: 0, groups: Vec::new(), pins: 0 };
         match self.slots.iter().position(Option::is_none) {
             Some(free) => {
                 self.slots[free] = Some(segment);
@@ -95,6 +99,11 @@ impl Segments {
     /// True when a segment of this path is known.
     pub fn knows(&self, path: &str) -> bool {
         self.known().any(|(_, segment)| &*segment.path == path)
+    }
+
+    /// Where a segment stands in the order of replay.
+    pub fn order(&self, number: u32) -> u64 {
+        self.get(number).order
     }
 
     /// The path of a segment, below the job's directory.
@@ -116,13 +125,22 @@ impl Segments {
 
     /// A page with `live` live rows has its place in the segment now.
     pub fn place(&mut self, number: u32, live: u32) {
-        self.get_mut(number).live_rows += u64::from(live);
+        let segment = self.get_mut(number);
+        segment.live_rows += u64::from(live);
+        segment.pages += 1;
     }
 
-    /// A page with `live` live rows no longer has its place in the segment, or so many of its rows no longer count.
+    /// A page with `live` live rows no longer has its place in the segment.
+    pub fn leave(&mut self, number: u32, live: u32) {
+        let segment = self.get_mut(number);
+        segment.live_rows -= u64::from(live);
+        segment.pages -= 1;
+    }
+
+    /// A row of a page in the segment no longer counts.
     #[inline]
-    pub fn retire(&mut self, number: u32, live: u32) {
-        self.get_mut(number).live_rows -= u64::from(live);
+    pub fn retire(&mut self, number: u32) {
+        self.get_mut(number).live_rows -= 1;
     }
 
     /// Keeps the segment known though it may have no live row.
@@ -138,7 +156,7 @@ impl Segments {
     /// Forgets segments that no checkpoint will need again.
     pub fn sweep(&mut self) {
         for slot in &mut self.slots {
-            if slot.as_ref().is_some_and(|segment| !segment.is_needed() && segment.pins == 0) {
+            if slot.as_ref().is_some_and(|segment| segment.pages == 0 && segment.pins == 0) {
                 *slot = None;
             }
         }
@@ -178,18 +196,20 @@ impl Segments {
         let mut totals = Totals::default();
         for (_, segment) in self.known().filter(|(_, segment)| segment.is_needed()) {
             totals.segments += 1;
+            totals.rows += segment.rows;
             totals.bytes += segment.bytes;
             totals.live_bytes += segment.live_bytes();
         }
         totals
     }
 
-    /// The segment with the smallest live part, unless all of it is live.
-    pub fn emptiest(&self) -> Option<u32> {
+    /// Segments with rows that do not count, with the number of their rows; those with the smallest live part first.
+    pub fn emptiest(&self) -> Vec<(u32, u64)> {
         let part = |segment: &Segment| segment.live_rows as f64 / segment.rows.max(1) as f64;
-        let with_live =
-            self.known().filter(|(_, segment)| segment.is_needed() && segment.live_rows < segment.rows);
-        with_live.min_by(|(_, a), (_, b)| part(a).total_cmp(&part(b))).map(|(number, _)| number)
+        let wanted = |segment: &Segment| segment.is_needed() && segment.live_rows < segment.rows;
+        let mut found: Vec<_> = self.known().filter(|(_, segment)| wanted(segment)).collect();
+        found.sort_by(|(_, a), (_, b)| part(a).total_cmp(&part(b)));
+        found.into_iter().map(|(number, segment)| (number, segment.rows)).collect()
     }
 
     /// The segment that comes first in the order.
@@ -198,14 +218,10 @@ impl Segments {
         needed.min_by_key(|(_, segment)| segment.order).map(|(number, _)| number)
     }
 
-    /// The segment with the fewest live bytes.
-    pub fn smallest(&self) -> Option<u32> {
-        let needed = self.known().filter(|(_, segment)| segment.is_needed());
-        needed.min_by_key(|(_, segment)| (segment.live_bytes(), segment.order)).map(|(number, _)| number)
-    }
-
-    /// True when the segment is still known and has live rows.
-    pub fn is_needed(&self, number: u32) -> bool {
-        self.slots.get(number as usize).and_then(Option::as_ref).is_some_and(Segment::is_needed)
+    /// The segments with live rows, those with the fewest live bytes first.
+    pub fn by_live_bytes(&self) -> Vec<u32> {
+        let mut needed: Vec<_> = self.known().filter(|(_, segment)| segment.is_needed()).collect();
+        needed.sort_by_key(|(_, segment)| (segment.live_bytes(), segment.order));
+        needed.into_iter().map(|(number, _)| number).collect()
     }
 }
