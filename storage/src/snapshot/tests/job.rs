@@ -85,11 +85,14 @@ pub(super) struct Logged {
     compacts: bool,
 }
 
+/// Rows of a key group; a tombstone has no value.
+type OfGroup = (KeyGroup, Vec<(u64, Option<u64>)>);
+
 struct Snapshot {
     epoch: u64,
     state: u16,
     base: bool,
-    rows: Vec<(KeyGroup, Vec<(u64, Option<u64>)>)>,
+    rows: Vec<OfGroup>,
     next: usize,
     paths: Vec<Arc<str>>,
 }
@@ -184,8 +187,7 @@ impl StateTable for Logged {
         }
         self.tidy();
         self.epoch += 1;
-        let mut rows: Vec<(KeyGroup, Vec<(u64, Option<u64>)>)> =
-            self.groups.clone().map(|group| (group, Vec::new())).collect();
+        let mut rows: Vec<OfGroup> = self.groups.clone().map(|group| (group, Vec::new())).collect();
         for (key, (value, place)) in &self.rows {
             if if base { value.is_some() } else { place.is_none() } {
                 let group = self.all.group_of(key.key_hash());
