@@ -44,15 +44,15 @@ pub use restore::verify;
 use std::ops::Range;
 use std::path::Path;
 use std::sync::Arc;
-use std::thread::available_parallelism;
 use writing::Writing;
 
 /// Bytes of rows in a file unless set otherwise. Files are what is deleted as a whole, so several are better than a large
 /// one; but each costs a sync.
 const FILE_BYTES: u64 = 8 << 20;
 
-/// Threads beyond these would wait for the one that fills the tables.
-const RESTORE_THREADS_MAX: usize = 8;
+/// Threads that a restore starts unless set otherwise. Filling a table takes five to ten times as long as decoding its rows,
+/// so one keeps ahead.
+const RESTORE_THREADS: usize = 1;
 
 /// The keyed tables of one task, by an index that is stable while the task runs.
 pub trait Tables {
@@ -106,7 +106,7 @@ impl KeyedSnapshots {
             incremental,
             zstd_level,
             allow_unmatched: false,
-            restore_threads: available_parallelism().map_or(1, usize::from).min(RESTORE_THREADS_MAX),
+            restore_threads: RESTORE_THREADS,
             file_bytes: FILE_BYTES,
             chain: Chain::default(),
             pending: Vec::new(),
@@ -124,8 +124,8 @@ impl KeyedSnapshots {
         self.file_bytes = bytes;
     }
 
-    /// How many threads [`KeyedSnapshots::restore`] starts to read and decode, where the disk maps files; as many as there are
-    /// cores, up to 8, unless set. With 0 the calling thread does all.
+    /// How many threads [`KeyedSnapshots::restore`] starts to read and decode, where the disk maps files; one
+    /// unless set. With 0 the calling thread does all.
     pub fn restore_threads(&mut self, threads: usize) {
         self.restore_threads = threads;
     }
