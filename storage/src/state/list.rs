@@ -71,8 +71,13 @@ impl<Q: Key, E: Data> ListStates<Q, E> {
 
     /// Makes `elements` the list of `key`.
     pub fn update(&mut self, now_ms: u64, hash: u64, key: &Q, elements: impl IntoIterator<Item = E>) {
-        self.clear(hash, key);
-        self.add_all(now_ms, hash, key, elements);
+        match &mut self.kept {
+            Kept::Forever(lists) => lists.replace(hash, key, elements, 0),
+            Kept::ForTime(lists, clock) => {
+                let now = clock.tick(now_ms, &mut lists.rows);
+                lists.replace(hash, key, elements.into_iter().map(|element| now.stamp(element)), now.ms);
+            }
+        }
     }
 
     /// Calls `visit` for each element of the list of `key`, in order.

@@ -185,6 +185,35 @@ impl<Q: Key, E: Data> ListTable<Q, E> {
         true
     }
 
+    /// Makes `elements` the list; `stamp_ms` is when. Rows that stay are written once, without being removed first.
+    pub fn replace(&mut self, hash: u64, key: &Q, elements: impl IntoIterator<Item = E>, stamp_ms: u64) {
+        let before = self.chunks(hash, key);
+        let mut elements = elements.into_iter();
+        let (mut row, mut next) = (ListRow::default(), elements.next());
+        if let Some(first) = next {
+            next = fill(&mut row, first, &mut elements);
+        }
+        let mut last = 0;
+        while let Some(element) = next {
+            last += 1;
+            self.rows.insert(self.hash_of(hash, last), &row_key(key, last), std::mem::take(&mut row));
+            next = fill(&mut row, element, &mut elements);
+        }
+        if last > 0 {
+            last += 1;
+            self.rows.insert(self.hash_of(hash, last), &row_key(key, last), row);
+            row = ListRow::head(ListSpread { first: 1, last, stamp_ms });
+        }
+        for chunk in before.filter(|chunk| *chunk > last) {
+            self.rows.remove(self.hash_of(hash, chunk), &row_key(key, chunk));
+        }
+        if row.spread.is_none() && row.items().is_empty() {
+            self.rows.remove(hash, &row_key(key, 0));
+        } else {
+            self.rows.insert(hash, &row_key(key, 0), row);
+        }
+    }
+
     /// Moves the elements of `source` to the end of `target`, another list, in order; the target was written at `stamp_ms`.
     pub fn append(&mut self, target: (u64, &Q), source: (u64, &Q), stamp_ms: u64) {
         let mut elements = Vec::new();

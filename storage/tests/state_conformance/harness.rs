@@ -269,6 +269,9 @@ impl Task {
         }
         for (place, (sum, count)) in part.averages {
             let (hash, key) = at(&place);
+            if states.averages.get(0, hash, &key) == Some((sum, count)) {
+                continue;
+            }
             states.averages.clear(hash, &key);
             (1..count).for_each(|_| states.averages.add(0, hash, &key, 0));
             states.averages.add(0, hash, &key, sum);

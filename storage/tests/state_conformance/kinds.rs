@@ -78,6 +78,10 @@ fn lists_keep_order_at_any_length(kind: Kind) {
     lists.add_all(0, short_hash, &short, []);
     assert_eq!(lists.get(0, long_hash, &long), (0..5_000).collect::<Vec<_>>());
     assert_eq!(lists.get(0, short_hash, &short), [9, 8]);
+    for elements in [0..400, 2_000..4_000, 7..500, 0..1] {
+        lists.update(0, long_hash, &long, elements.clone());
+        assert_eq!(lists.get(0, long_hash, &long), elements.collect::<Vec<_>>());
+    }
     lists.update(0, long_hash, &long, 5..9);
     assert_eq!(lists.get(0, long_hash, &long), [5, 6, 7, 8]);
     lists.update(0, long_hash, &long, []);
