@@ -187,12 +187,38 @@ fn join_planes(planes: &[u8], width: usize) -> Vec<u8> {
     }
     let rows = planes.len() / width;
     let mut bytes = vec![0; planes.len()];
+    if width == 8 {
+        join_words(planes, &mut bytes);
+        return bytes;
+    }
     for (p, plane) in planes.chunks_exact(rows.max(1)).enumerate() {
         for (byte, entry) in plane.iter().zip(bytes.chunks_exact_mut(width)) {
             entry[p] = *byte;
         }
     }
     bytes
+}
+
+/// [`join_planes`] of words, as [`split_words`] does it: a matrix transposed twice is itself.
+fn join_words(planes: &[u8], bytes: &mut [u8]) {
+    let rows = bytes.len() / 8;
+    let (squares, rest) = bytes.as_chunks_mut::<64>();
+    for (s, square) in squares.iter_mut().enumerate() {
+        let row = |p: usize| {
+            planes[p * rows + 8 * s..].first_chunk::<8>().map_or(0, |row| u64::from_le_bytes(*row))
+        };
+        for (word, joined) in
+            square.as_chunks_mut::<8>().0.iter_mut().zip(transpose(std::array::from_fn(row)))
+        {
+            *word = joined.to_le_bytes();
+        }
+    }
+    let first = 8 * squares.len();
+    for (row, entry) in rest.chunks_exact_mut(8).enumerate() {
+        for (p, byte) in entry.iter_mut().enumerate() {
+            *byte = planes[p * rows + first + row];
+        }
+    }
 }
 
 /// Rows of one state and one key group: encoded keys, each with an encoded value or a tombstone.
@@ -236,15 +262,10 @@ impl Rows {
     /// When the encoded key or value exceeds [`ROW_BYTES_MAX`].
     #[inline]
     pub fn push<K: crate::Data, V: crate::Data>(&mut self, key: &K, value: Option<&V>) {
-        self.push_with(|keys| keys.push(|out| key.encode_fixed(out), |out| key.encode(out)), value);
-    }
-
-    #[inline]
-    fn push_with<V: crate::Data>(&mut self, push_key: impl FnOnce(&mut Column), value: Option<&V>) {
         if self.count.is_multiple_of(8) {
             self.tombstones.push(0);
         }
-        push_key(&mut self.keys);
+        self.keys.push(|out| key.encode_fixed(out), |out| key.encode(out));
         match value {
             Some(value) => self.values.push(|out| value.encode_fixed(out), |out| value.encode(out)),
             None => {
@@ -253,17 +274,6 @@ impl Rows {
             }
         }
         self.count += 1;
-    }
-
-    /// Appends a row whose key is encoded already; otherwise as [`Rows::push`].
-    ///
-    /// # Panics
-    /// As [`Rows::push`]; and where keys have a fixed length, when this one has another.
-    pub(super) fn push_encoded_key<V: crate::Data>(&mut self, key: &[u8], value: Option<&V>) {
-        self.push_with(
-            |keys| keys.push(|out| out.copy_from_slice(key), |out| out.extend_from_slice(key)),
-            value,
-        );
     }
 
     /// Appends a row of an encoded key and an encoded value, whose lengths are those of the columns where these have one; without a
