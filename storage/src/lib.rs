@@ -4,7 +4,7 @@
 //! This crate knows nothing of dataflows, workers or channels. Read it in this order: [`ids`] and [`error`]
 //! (words), [`io`] (every byte that touches a disk), [`codec`] (how a record becomes bytes), [`key_group`] (where a
 //! key lives), [`table`] (state in memory), [`segment`] (state on disk), [`snapshot`] (from one to the other), [`manifest`] and [`checkpoint`] (what
-//! makes a checkpoint complete).
+//! makes a checkpoint complete), [`store`] (all of it together, for programs without an engine).
 
 #![cfg_attr(not(test), warn(clippy::disallowed_methods))]
 
@@ -18,6 +18,7 @@ pub mod segment;
 pub mod snapshot;
 pub mod manifest;
 pub mod checkpoint;
+pub mod store;
 
 #[doc(hidden)]
 pub use codec::__private;

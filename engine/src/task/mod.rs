@@ -3,7 +3,6 @@
 //! A task is a plain object. It never blocks, never awaits and names no runtime; a worker polls it.
 
 mod body;
-mod file;
 mod inputs;
 mod operator_task;
 mod part;

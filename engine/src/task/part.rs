@@ -4,14 +4,13 @@
 //! and every byte of it that lies in a file is durable.
 
 use super::body::Body;
-use super::file::BackgroundFile;
 use crate::barrier::Gate;
 use crate::clock::Nanos;
 use crate::control::{SnapshotStats, TaskSnapshot, Trigger};
 use crate::operator::{Failure, OperatorSnapshot, Outbox, StageControl};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use thalweg_storage::io::DiskHandle;
+use thalweg_storage::io::{BackgroundFile, DiskHandle};
 use thalweg_storage::manifest::{ChannelOrigin, ChannelState, Payload, SubtaskState};
 use thalweg_storage::snapshot::{KeyedSnapshots, Step, Tables};
 use thalweg_storage::table::StateTable;

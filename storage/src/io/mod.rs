@@ -10,6 +10,7 @@
 //! - a file whose sync failed is poisoned: each later request on it but `Close` fails.
 
 mod ticket;
+mod background;
 mod blocking;
 mod rules;
 mod local;
@@ -21,6 +22,7 @@ mod sim;
 #[cfg(test)]
 mod tests;
 
+pub use background::BackgroundFile;
 #[cfg(any(test, feature = "testing"))]
 pub use sim::{CrashProfile, Fault, OpKind, OpRecord, SimDisk};
 pub use std_disk::StdDisk;

@@ -5,10 +5,10 @@
 //!   file is never written or synced again;
 //! - a file that is dropped before somebody relies on it ([`BackgroundFile::keep`]) is closed and removed.
 
+use super::{DiskHandle, FileId, OpenMode, Ticket};
 use std::collections::VecDeque;
 use std::io;
 use std::path::PathBuf;
-use thalweg_storage::io::{DiskHandle, FileId, OpenMode, Ticket};
 
 /// Writes under way at once, at most: enough to keep the disk busy, few enough to bound memory.
 const WRITES_MAX: usize = 4;
