@@ -191,7 +191,7 @@ fn minefield(mine: &Mine, sink: &MemorySink<(u64, u64)>) -> Dataflow {
                 if *key == 400 {
                     on_keyed.step_on(Place::Keyed);
                 }
-                let count = seen.value().copied().unwrap_or(0) + 1;
+                let count = seen.value().unwrap_or(0) + 1;
                 seen.update(count);
                 out.collect((n, count));
                 Ok(())

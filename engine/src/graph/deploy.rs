@@ -7,13 +7,14 @@ use super::build::TaskContext;
 use super::edge::{RestoredChannel, WireContext};
 use super::{Graph, VertexId};
 use crate::clock::Clock;
+use crate::config::StateBackend;
 use crate::control::{ReportSink, TaskId};
 use crate::coordinator::{Deploy, DeployError, DeployedOperator, Deployment};
 use crate::metrics::TaskMetrics;
-use crate::operator::{BindContext, OperatorRestore};
+use crate::operator::{BindContext, Failure, OperatorRestore};
 use crate::ring::doorbell::Doorbell;
 use crate::ring::{BatchPool, ChannelSpec};
-use crate::task::PartFiles;
+use crate::task::{KeyedRestore, PartFiles, Task};
 use std::any::Any;
 use std::collections::{BTreeMap, HashMap};
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -24,6 +25,7 @@ use thalweg_storage::checkpoint::{read_payload, verify_channel_files};
 use thalweg_storage::io::{DiskHandle, Notify};
 use thalweg_storage::key_group::KeyGroups;
 use thalweg_storage::manifest::Manifest;
+use thalweg_storage::table::Backend;
 use thalweg_storage::{AttemptId, StoreError};
 
 /// Everything about deploying a job that its graph does not say.
@@ -49,6 +51,10 @@ pub struct DeploySettings {
     pub incremental: bool,
     /// Compression level of snapshots.
     pub zstd_level: i32,
+    /// What keyed state lives on.
+    pub state: StateSettings,
+    /// Threads that restore keyed state, the calling one among them.
+    pub restore_threads: usize,
     /// The job's checkpoint directory.
     pub job_dir: Option<PathBuf>,
     /// The disk.
@@ -57,6 +63,15 @@ pub struct DeploySettings {
     pub clock: Arc<dyn Clock>,
     /// One doorbell per worker.
     pub doorbells: Vec<Doorbell>,
+}
+
+/// What keyed state of a whole engine lives on.
+#[derive(Clone, Copy, Debug)]
+pub struct StateSettings {
+    /// The kind of table.
+    pub backend: StateBackend,
+    /// Bytes of pages of all tables together; none for no limit.
+    pub memory_bytes: Option<u64>,
 }
 
 /// Counters of one task of the present attempt.
@@ -178,9 +193,10 @@ impl GraphDeploy {
         let (records_max, bytes_max) = (settings.batch_records, settings.batch_bytes);
         let batch_records: Arc<dyn Fn(usize) -> usize + Send + Sync> =
             Arc::new(move |record_bytes| batch_size(records_max, bytes_max, record_bytes));
-        let mut tasks: Vec<(usize, TaskId, Box<dyn crate::task::Task>)> = Vec::new();
+        let mut tasks: Vec<(usize, TaskId, Box<dyn Task>)> = Vec::new();
         let mut operators = Vec::new();
         let mut counters = Vec::new();
+        let backend = self.backend();
         let has_inputs: Vec<bool> = (0..self.graph.vertices.len())
             .map(|v| self.graph.edges.iter().any(|e| e.consumer == VertexId(v)))
             .collect();
@@ -201,6 +217,7 @@ impl GraphDeploy {
                         attempt,
                         restored_from: restore.map(|manifest| manifest.checkpoint),
                         key_groups: KeyGroups::new(settings.max_parallelism),
+                        backend: backend.clone(),
                         restore: restore_state,
                         disk: settings.disk.with_notify(Arc::clone(&waker)),
                         waker,
@@ -229,23 +246,8 @@ impl GraphDeploy {
                 };
                 let id = context.id;
                 let name = vertex.name.clone();
-                let built = catch_unwind(AssertUnwindSafe(|| vertex.factory.build(context)));
-                let task = match built {
-                    Ok(Ok(task)) => task,
-                    Ok(Err(failure)) => {
-                        let message = format!("partition {partition}: {}", failure.message);
-                        return Err(DeployError {
-                            message,
-                            fatal: failure.fatal,
-                            operator: Some(failure.operator),
-                        });
-                    }
-                    Err(panic) => {
-                        let operator = crate::operator::Site::take_blamed().map(|uid| uid.to_string());
-                        let message = format!("partition {partition}: panicked: {}", panic_message(&*panic));
-                        return Err(DeployError { message, fatal: false, operator: operator.or(Some(name)) });
-                    }
-                };
+                let build = AssertUnwindSafe(|| vertex.factory.build(context));
+                let task = guarded(&name, partition, build)?;
                 counters.push(TaskCounters {
                     name,
                     vertex: VertexId(index),
@@ -256,8 +258,16 @@ impl GraphDeploy {
                 tasks.push((worker, id, task));
             }
         }
+        restore_tasks(&mut tasks, settings.restore_threads)?;
         *self.counters.lock().unwrap_or_else(PoisonError::into_inner) = counters;
         Ok(Deployment { tasks, operators, restored_records: in_flight.records })
+    }
+
+    /// What the tables of each task live on: the engine's budget is divided evenly over all tables of all partitions.
+    fn backend(&self) -> Backend {
+        match self.settings.state.backend {
+            StateBackend::HashMap => Backend::HashMap,
+        }
     }
 
     /// Makes the channels of all edges.
@@ -373,8 +383,56 @@ impl Ends {
     }
 }
 
-type KeyedRestore =
-    (Vec<thalweg_storage::manifest::SegmentRef>, Vec<thalweg_storage::manifest::KeyedStateMeta>);
+/// Restores the keyed state of all tasks, several at a time. Of several failures the first task's counts.
+fn restore_tasks(tasks: &mut [(usize, TaskId, Box<dyn Task>)], threads: usize) -> Result<(), DeployError> {
+    let count = tasks.len();
+    let queue = Mutex::new(tasks.iter_mut().enumerate());
+    let failures = Mutex::new(BTreeMap::new());
+    let work = || {
+        loop {
+            // Taken in a statement of its own: the lock must not be held while a task restores.
+            let next = queue.lock().unwrap_or_else(PoisonError::into_inner).next();
+            let Some((index, (_, _, task))) = next else { return };
+            let (name, partition) = (task.name().to_owned(), task.partition());
+            let restore = AssertUnwindSafe(|| task.restore().map_err(Box::new));
+            if let Err(error) = guarded(&name, partition, restore) {
+                failures.lock().unwrap_or_else(PoisonError::into_inner).insert(index, error);
+            }
+        }
+    };
+    std::thread::scope(|scope| {
+        for _ in 1..threads.min(count) {
+            // Where no thread is to be had, the others do its part.
+            let _ = std::thread::Builder::new().name("thalweg-restore".to_owned()).spawn_scoped(scope, work);
+        }
+        work();
+    });
+    match failures.into_inner().unwrap_or_else(PoisonError::into_inner).pop_first() {
+        Some((_, error)) => Err(error),
+        None => Ok(()),
+    }
+}
+
+/// Makes or restores a task; its failure, or a panic of user code, becomes the deployment's.
+fn guarded<R>(
+    name: &str,
+    partition: u32,
+    step: AssertUnwindSafe<impl FnOnce() -> Result<R, Failure>>,
+) -> Result<R, DeployError> {
+    match catch_unwind(step) {
+        Ok(Ok(done)) => Ok(done),
+        Ok(Err(failure)) => Err(DeployError {
+            message: format!("partition {partition}: {}", failure.message),
+            fatal: failure.fatal,
+            operator: Some(failure.operator),
+        }),
+        Err(panic) => {
+            let operator = crate::operator::Site::take_blamed().map(|uid| uid.to_string());
+            let message = format!("partition {partition}: panicked: {}", panic_message(&*panic));
+            Err(DeployError { message, fatal: false, operator: operator.or(Some(name.to_owned())) })
+        }
+    }
+}
 
 /// What a checkpoint holds for the operators `uids` at `partition`.
 fn subtask_restore(
@@ -396,7 +454,8 @@ fn subtask_restore(
         states.insert(operator.uid.clone(), restore);
         if !operator.keyed.is_empty() {
             // A chain has one keyed operator at most: its input is an exchange, where chains begin.
-            keyed = Some((subtask.segments.clone(), operator.keyed.clone()));
+            let (segments, metas) = (subtask.segments.clone(), operator.keyed.clone());
+            keyed = Some(KeyedRestore { segments, metas });
         }
     }
     (states, keyed)

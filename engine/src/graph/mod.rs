@@ -12,7 +12,7 @@ mod tests;
 pub(crate) use build::side_output;
 pub use build::{BuildTask, ChainFactory, ConnectSide, End, Head, OutputEnd, SinkEnd, TaskContext};
 pub use build::{ConnectHead, EdgeHead, SourceHead};
-pub use deploy::{DeploySettings, GraphDeploy, TaskCounters};
+pub use deploy::{DeploySettings, GraphDeploy, StateSettings, TaskCounters};
 pub use edge::{InputPlan, KeyPartition, OutputRef, RoundRobin, Ship, WithFunction};
 
 use crate::barrier::ChannelKind;

@@ -75,6 +75,11 @@ pub trait TwoLink<A: 'static, B: 'static>: Clone + Send + 'static {
     /// The operator's uid.
     fn uid(&self) -> &Arc<str>;
 
+    /// Number of keyed state tables that it has, at each partition.
+    fn table_count(&self) -> usize {
+        0
+    }
+
     /// Makes the running operator, with its state restored, on top of `down`.
     ///
     /// # Errors
@@ -275,6 +280,10 @@ where
         &self.uid
     }
 
+    fn table_count(&self) -> usize {
+        self.spec.count()
+    }
+
     fn bind<D: Stage<U> + 'static>(
         self,
         context: &mut BindContext,
@@ -284,8 +293,8 @@ where
             site: context.site(&self.uid),
             extract_first: self.extract_first,
             extract_second: self.extract_second,
-            upcoming: Upcoming::new(),
-            tables: self.spec.tables(context.key_groups, context.group_range()),
+            upcoming: Upcoming::new(&context.backend),
+            tables: self.spec.tables(&context.backend, context.key_groups, context.group_range()),
             first: self.first,
             second: self.second,
             emitted: Collector::default(),
@@ -323,6 +332,13 @@ where
         snapshot.operators.push(own);
         self.down.snapshot(snapshot)
     }
+    fn ready(&mut self) -> Result<bool, Failure> {
+        self.tables.ready().map_err(|error| self.site.failure(error))
+    }
+    fn maintain(&mut self, rows: usize) -> Result<bool, Failure> {
+        let more = self.tables.maintain(rows).map_err(|error| self.site.failure(error))?;
+        if more { Ok(true) } else { self.down.maintain(rows) }
+    }
     fn table_count(&mut self) -> usize {
         self.tables.count() + self.down.table_count()
     }
@@ -343,11 +359,11 @@ where
     FB: FnMut(&K, B, S::View<'_>, &mut Collector<U>) -> Result<(), BoxError> + Send,
     D: Stage<U>,
 {
-    fn prepare_first(&mut self, records: &[A]) {
-        self.site.blame(|| self.upcoming.prepare(records, &mut self.extract_first, &self.tables));
+    fn prepare_first(&mut self, records: &[A]) -> usize {
+        self.site.blame(|| self.upcoming.prepare(records, &mut self.extract_first, &mut self.tables))
     }
-    fn prepare_second(&mut self, records: &[B]) {
-        self.site.blame(|| self.upcoming.prepare(records, &mut self.extract_second, &self.tables));
+    fn prepare_second(&mut self, records: &[B]) -> usize {
+        self.site.blame(|| self.upcoming.prepare(records, &mut self.extract_second, &mut self.tables))
     }
     fn process_first(&mut self, record: A) -> Result<Flow, Failure> {
         let (hash, key) = self.upcoming.take(|| (self.extract_first)(&record));

@@ -1,70 +1,18 @@
 //! Keyed state as operators see it: descriptors name it, views give access to the current key's values.
 //!
-//! A [`StateSpec`] is one descriptor or a tuple of them. At run time it becomes typed tables, and for each record a
-//! view of the record's key in each of them: plain calls, no lookup by name, no boxing.
+//! A [`StateSpec`] is one descriptor or a tuple of them. At run time it becomes typed tables on the backend that the
+//! engine's settings choose, and for each record a view of the record's key in each of them: plain calls, no lookup by
+//! name, no boxing.
 
-use std::marker::PhantomData;
+mod value;
+
+pub use value::{ValueState, ValueStateDescriptor};
+
+use std::ops::Range;
 use thalweg_storage::key_group::{KeyGroup, KeyGroups};
 use thalweg_storage::snapshot::Tables;
-use thalweg_storage::table::{StateTable, ValueTable};
-use thalweg_storage::{Data, Key};
-
-/// Describes one value per key.
-///
-/// ```
-/// use thalweg::state::ValueStateDescriptor;
-/// let last_seen = ValueStateDescriptor::<u64>::new("last-seen");
-/// ```
-pub struct ValueStateDescriptor<V> {
-    name: String,
-    value: PhantomData<fn() -> V>,
-}
-
-impl<V> Clone for ValueStateDescriptor<V> {
-    fn clone(&self) -> Self {
-        ValueStateDescriptor { name: self.name.clone(), value: PhantomData }
-    }
-}
-
-impl<V: Data> ValueStateDescriptor<V> {
-    /// A value state called `name`, unique within its operator; it is found again by that name.
-    pub fn new(name: impl Into<String>) -> Self {
-        ValueStateDescriptor { name: name.into(), value: PhantomData }
-    }
-}
-
-/// The value of the current key. Survives a failure once a checkpoint that began later has completed.
-pub struct ValueState<'a, K: Key, V: Data> {
-    table: &'a mut ValueTable<K, V>,
-    hash: u64,
-    key: &'a K,
-}
-
-impl<K: Key, V: Data> ValueState<'_, K, V> {
-    /// The value, or `None` if there is none.
-    #[inline]
-    pub fn value(&self) -> Option<&V> {
-        self.table.get(self.hash, self.key)
-    }
-
-    /// Sets the value.
-    #[inline]
-    pub fn update(&mut self, value: V) {
-        self.table.insert(self.hash, self.key, value);
-    }
-
-    /// Changes the value in place, starting from `initial` where there is none.
-    #[inline]
-    pub fn modify<R>(&mut self, initial: impl FnOnce() -> V, change: impl FnOnce(&mut V) -> R) -> R {
-        self.table.update(self.hash, self.key, initial, change)
-    }
-
-    /// Removes the value.
-    #[inline]
-    pub fn clear(&mut self) {
-        self.table.remove(self.hash, self.key);
-    }
-}
+use thalweg_storage::table::{Backend, StateTable};
+use thalweg_storage::{Key, StoreError};
 
 /// The keyed states of one operator.
 pub trait StateSpec<K: Key>: Clone + Send + 'static {
@@ -73,8 +21,11 @@ pub trait StateSpec<K: Key>: Clone + Send + 'static {
     /// Access to the values of one key.
     type View<'a>;
 
-    /// Empty tables for the key groups `range`.
-    fn tables(&self, groups: KeyGroups, range: std::ops::Range<KeyGroup>) -> Self::Tables;
+    /// Number of tables, at each partition.
+    fn count(&self) -> usize;
+
+    /// Empty tables on `backend` for the key groups `range`.
+    fn tables(&self, backend: &Backend, groups: KeyGroups, range: Range<KeyGroup>) -> Self::Tables;
 
     /// The values of `key`, whose hash is `hash`.
     fn view<'a>(tables: &'a mut Self::Tables, hash: u64, key: &'a K) -> Self::View<'a>;
@@ -88,33 +39,38 @@ pub trait StateTables: Send + 'static {
     /// The table with this index.
     fn table(&mut self, index: usize) -> Option<&mut dyn StateTable>;
 
-    /// Brings the places of the key with this hash near the processor.
-    fn prefetch(&self, hash: u64);
-}
+    /// Announces that the keys with these hashes will be used next, in this order: what they need is fetched from memory
+    /// or disk. Returns how many of them, from the first on, may be used once [`StateTables::ready`] says so; at least
+    /// one, unless there are none.
+    fn announce(&mut self, hashes: impl ExactSizeIterator<Item = u64> + Clone) -> usize;
 
-impl<K: Key, V: Data> StateTables for ValueTable<K, V> {
-    fn count(&self) -> usize {
-        1
+    /// True when the keys that were announced last can be used without waiting for the disk. Moves its reads on.
+    ///
+    /// # Errors
+    /// A page could not be read, or is damaged; the tables cannot go on.
+    fn ready(&mut self) -> Result<bool, StoreError> {
+        let mut ready = true;
+        for index in 0..self.count() {
+            if let Some(table) = self.table(index) {
+                ready &= table.ready()?;
+            }
+        }
+        Ok(ready)
     }
-    fn table(&mut self, index: usize) -> Option<&mut dyn StateTable> {
-        (index == 0).then_some(self as &mut dyn StateTable)
-    }
-    #[inline(always)]
-    fn prefetch(&self, hash: u64) {
-        ValueTable::prefetch(self, hash);
-    }
-}
 
-impl<K: Key, V: Data> StateSpec<K> for ValueStateDescriptor<V> {
-    type Tables = ValueTable<K, V>;
-    type View<'a> = ValueState<'a, K, V>;
-
-    fn tables(&self, groups: KeyGroups, range: std::ops::Range<KeyGroup>) -> Self::Tables {
-        ValueTable::new(self.name.clone(), groups, range)
-    }
-    #[inline(always)]
-    fn view<'a>(tables: &'a mut Self::Tables, hash: u64, key: &'a K) -> ValueState<'a, K, V> {
-        ValueState { table: tables, hash, key }
+    /// Does a slice of upkeep, such as compaction, of about what `rows` rows cost. True when there is more to do at once.
+    ///
+    /// # Errors
+    /// The disk failed where that matters; the tables cannot go on.
+    fn maintain(&mut self, rows: usize) -> Result<bool, StoreError> {
+        for index in 0..self.count() {
+            if let Some(table) = self.table(index)
+                && table.maintain(rows)?
+            {
+                return Ok(true);
+            }
+        }
+        Ok(false)
     }
 }
 
@@ -125,14 +81,19 @@ impl StateTables for () {
     fn table(&mut self, _: usize) -> Option<&mut dyn StateTable> {
         None
     }
-    fn prefetch(&self, _: u64) {}
+    fn announce(&mut self, hashes: impl ExactSizeIterator<Item = u64> + Clone) -> usize {
+        hashes.len()
+    }
 }
 
 impl<K: Key> StateSpec<K> for () {
     type Tables = ();
     type View<'a> = ();
 
-    fn tables(&self, _: KeyGroups, _: std::ops::Range<KeyGroup>) {}
+    fn count(&self) -> usize {
+        0
+    }
+    fn tables(&self, _: &Backend, _: KeyGroups, _: Range<KeyGroup>) {}
     fn view<'a>(_: &'a mut (), _: u64, _: &'a K) {}
 }
 
@@ -155,8 +116,10 @@ macro_rules! spec_of_tuple {
                 None
             }
             #[inline(always)]
-            fn prefetch(&self, hash: u64) {
-                $(self.$index.prefetch(hash);)*
+            fn announce(&mut self, hashes: impl ExactSizeIterator<Item = u64> + Clone) -> usize {
+                let mut count = hashes.len();
+                $(count = self.$index.announce(hashes.clone().take(count));)*
+                count
             }
         }
 
@@ -164,8 +127,11 @@ macro_rules! spec_of_tuple {
             type Tables = ($($part::Tables,)*);
             type View<'a> = ($($part::View<'a>,)*);
 
-            fn tables(&self, groups: KeyGroups, range: std::ops::Range<KeyGroup>) -> Self::Tables {
-                ($(self.$index.tables(groups, range.clone()),)*)
+            fn count(&self) -> usize {
+                0 $(+ self.$index.count())*
+            }
+            fn tables(&self, backend: &Backend, groups: KeyGroups, range: Range<KeyGroup>) -> Self::Tables {
+                ($(self.$index.tables(backend, groups, range.clone()),)*)
             }
             #[inline(always)]
             fn view<'a>(tables: &'a mut Self::Tables, hash: u64, key: &'a Key_) -> Self::View<'a> {
@@ -178,7 +144,7 @@ spec_of_tuple!(A 0, B 1);
 spec_of_tuple!(A 0, B 1, C 2);
 spec_of_tuple!(A 0, B 1, C 2, D 3);
 
-impl<T: StateTables + ?Sized> Tables for TablesOf<'_, T> {
+impl<T: StateTables> Tables for TablesOf<'_, T> {
     fn count(&self) -> usize {
         self.0.count()
     }
@@ -188,4 +154,4 @@ impl<T: StateTables + ?Sized> Tables for TablesOf<'_, T> {
 }
 
 /// Adapts an operator's [`StateTables`] to the storage crate.
-pub struct TablesOf<'a, T: ?Sized>(pub &'a mut T);
+pub struct TablesOf<'a, T>(pub &'a mut T);
