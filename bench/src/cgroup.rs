@@ -69,8 +69,7 @@ fn home(memberships: &str, mounts: &str) -> Option<Home> {
         let (controllers, group) = (fields.next()?, fields.next()?);
         let has_memory = |list: &str| list.split(',').any(|name| name == "memory");
         let mount = mounts.iter().find(|m| m.len() > 3 && m[2] == "cgroup" && has_memory(m[3]))?;
-        has_memory(controllers)
-            .then(|| Home { path: below(mount[1], group), limit: "memory.limit_in_bytes" })
+        has_memory(controllers).then(|| Home { path: below(mount[1], group), limit: "memory.limit_in_bytes" })
     });
     version_1.or_else(|| {
         let group = memberships.lines().find_map(|line| line.strip_prefix("0::"))?;

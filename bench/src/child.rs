@@ -46,7 +46,11 @@ impl Part {
     /// It failed.
     pub fn finish(mut self) -> Result<()> {
         let status = self.child.wait()?;
-        if status.success() { Ok(()) } else { Err(format!("a part of the scenario has failed: {status}").into()) }
+        if status.success() {
+            Ok(())
+        } else {
+            Err(format!("a part of the scenario has failed: {status}").into())
+        }
     }
 }
 

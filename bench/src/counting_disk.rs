@@ -5,7 +5,7 @@
 use std::collections::HashMap;
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use thalweg_storage::io::{Completion, Disk, FileId, Reply, Request};
 
 /// What a file is for.
@@ -85,7 +85,17 @@ impl Counted {
 pub struct CountingDisk {
     disk: Arc<dyn Disk>,
     counts: Arc<Counts>,
-    kinds: Arc<Mutex<HashMap<FileId, Kind>>>,
+    kinds: Arc<Kinds>,
+}
+
+/// Kinds of the files that are open.
+#[derive(Default)]
+struct Kinds(Mutex<HashMap<FileId, Kind>>);
+
+impl Kinds {
+    fn lock(&self) -> MutexGuard<'_, HashMap<FileId, Kind>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 impl CountingDisk {
@@ -103,20 +113,18 @@ impl CountingDisk {
 impl Disk for CountingDisk {
     fn submit(&self, request: Request, done: Completion) {
         let (counts, kinds) = (Arc::clone(&self.counts), Arc::clone(&self.kinds));
-        let lock = move || kinds.lock().unwrap_or_else(PoisonError::into_inner);
         let done: Completion = match &request {
             Request::Open { path, .. } => {
                 let kind = kind_of(path);
-                let kinds = Arc::clone(&self.kinds);
                 Box::new(move |answer| {
                     if let Ok(Reply::File(file)) = &answer {
-                        kinds.lock().unwrap_or_else(PoisonError::into_inner).insert(*file, kind);
+                        kinds.lock().insert(*file, kind);
                     }
                     done(answer);
                 })
             }
             Request::Write { file, data, .. } => {
-                let kind = lock().get(file).copied().unwrap_or(Kind::Other);
+                let kind = kinds.lock().get(file).copied().unwrap_or(Kind::Other);
                 let bytes = data.len() as u64;
                 Box::new(move |answer| {
                     if answer.is_ok() {
@@ -132,6 +140,10 @@ impl Disk for CountingDisk {
                 }
                 done(answer);
             }),
+            Request::Close { file } => {
+                kinds.lock().remove(file);
+                done
+            }
             _ => done,
         };
         self.disk.submit(request, done);
@@ -166,7 +178,8 @@ mod tests {
             disk.write(file, 0, vec![7; bytes]).wait().expect("written");
             assert_eq!(disk.read(file, 0, 100).wait().expect("read").len(), bytes);
         }
-        let expected = Counted { segment_bytes: 10, manifest_bytes: 5, other_bytes: 1, read_bytes: 16, reads: 3 };
+        let expected =
+            Counted { segment_bytes: 10, manifest_bytes: 5, other_bytes: 1, read_bytes: 16, reads: 3 };
         assert_eq!(counts.now(), expected);
         assert_eq!(counts.now().since(&expected), Counted::default());
         std::fs::remove_dir_all(&dir).expect("removed");

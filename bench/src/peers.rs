@@ -38,7 +38,8 @@ pub fn build() -> Result<PathBuf> {
         .status()
         .map_err(|error| format!("cannot run cargo to build {}: {error}", package.display()))?;
     if !status.success() {
-        let needs = "RocksDB needs a C++ compiler and libclang: on Debian, `apt-get install g++ libclang-dev`";
+        let needs =
+            "RocksDB needs a C++ compiler and libclang: on Debian, `apt-get install g++ libclang-dev`";
         return Err(format!("{} could not be built ({status}). {needs}", package.display()).into());
     }
     Ok(target.join("release").join(PROGRAM))
@@ -46,7 +47,6 @@ pub fn build() -> Result<PathBuf> {
 
 /// A process with a store.
 pub struct Peer {
-    pub kind: PeerKind,
     pub loaded: PeerLoaded,
     /// The limit of its memory, if the system granted one.
     pub limit_bytes: Option<u64>,
@@ -77,7 +77,7 @@ impl Peer {
         let limited = limit.as_ref().map(MemoryLimit::bytes);
         let mut process = Process { child, input: Some(input), output, limit };
         let loaded = process.ask(spec)?;
-        Ok(Peer { kind: spec.kind, loaded, limit_bytes: limited, process })
+        Ok(Peer { loaded, limit_bytes: limited, process })
     }
 
     /// Lets it measure.

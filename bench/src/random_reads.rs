@@ -33,7 +33,10 @@ impl TestFile {
         let mut file = File::create_new(path)?;
         let mut block = vec![0; READ_BYTES];
         for index in 0..blocks {
-            block.chunks_mut(8).zip(index..).for_each(|(word, i)| word.copy_from_slice(&mix(i).to_le_bytes()));
+            block
+                .chunks_mut(8)
+                .zip(index..)
+                .for_each(|(word, i)| word.copy_from_slice(&mix(i).to_le_bytes()));
             file.write_all(&block)?;
         }
         file.sync_all()?;
@@ -64,14 +67,16 @@ impl TestFile {
                 let buffer = buffers[slot * READ_BYTES..].as_mut_ptr();
                 let read = opcode::Read::new(descriptor, buffer, READ_BYTES as u32).offset(offset).build();
                 // SAFETY: the slot's READ_BYTES bytes lie within `buffers`, nobody else uses them while the slot is not in `idle`, and they
-                // outlive the read: all that is submitted is waited for below, on every way out that does not end the process.
-                unsafe { ring.submission().push(&read.user_data(slot as u64)).expect("as many entries as slots") };
+                // outlive the read: all that is submitted is waited for below, on every way out of this function.
+                unsafe {
+                    ring.submission().push(&read.user_data(slot as u64)).expect("as many entries as slots")
+                };
                 submitted += 1;
             }
             if submitted == completed {
                 return Ok(completed as f64 / start.elapsed().as_secs_f64());
             }
-            ring.submit_and_wait(1).expect("io_uring accepts what it accepted before");
+            wait(&mut ring);
             let mut failed = None;
             for completion in ring.completion() {
                 completed += 1;
@@ -82,12 +87,22 @@ impl TestFile {
             }
             if let Some(result) = failed {
                 while completed < submitted {
-                    ring.submit_and_wait(1).expect("io_uring accepts what it accepted before");
+                    wait(&mut ring);
                     completed += ring.completion().count() as u64;
                 }
                 let error = std::io::Error::from_raw_os_error(result.checked_neg().unwrap_or(0));
                 return Err(format!("a read of the test file failed: {error}").into());
             }
+        }
+    }
+}
+
+/// Waits for a completion. What is under way belongs to the kernel: there is no way back to the caller without it.
+fn wait(ring: &mut IoUring) {
+    while let Err(error) = ring.submit_and_wait(1) {
+        if error.kind() != std::io::ErrorKind::Interrupted {
+            eprintln!("thalweg-bench: io_uring has stopped working: {error}");
+            std::process::abort();
         }
     }
 }

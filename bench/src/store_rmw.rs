@@ -112,7 +112,8 @@ fn measure(
             figures.push(peer.run(&task)?);
         }
     }
-    let speeds: Vec<(f64, f64)> = samples.iter().map(|s| (s.records_per_s(), s.records_per_cpu_s())).collect();
+    let speeds: Vec<(f64, f64)> =
+        samples.iter().map(|s| (s.records_per_s(), s.records_per_cpu_s())).collect();
     let of = |figure: fn(&(f64, f64)) -> f64| {
         summarise(&speeds.iter().map(figure).collect::<Vec<_>>()).expect("there is at least one run")
     };
