@@ -59,8 +59,8 @@ impl State {
         let mut bytes = 0;
         loop {
             match snapshots.advance(checkpoint, self, SLICE_ROWS) {
-                Step::More => {}
-                Step::Bytes(chunk) => bytes += chunk.len(),
+                Step::More | Step::Waits => {}
+                Step::Bytes { bytes: chunk, .. } => bytes += chunk.len(),
                 Step::Done => break,
             }
         }

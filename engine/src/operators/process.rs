@@ -5,7 +5,7 @@ use crate::operator::{
     BindContext, ChainSnapshot, Collector, Failure, Flow, Link, OperatorSnapshot, Site, Stage, StageControl,
 };
 use std::sync::Arc;
-use thalweg_storage::manifest::StateBlob;
+use thalweg_storage::manifest::{OperatorStateMode, StateBlob};
 use thalweg_storage::{AttemptId, CheckpointId, Data};
 
 /// Name under which a function's operator state is stored.
@@ -107,7 +107,7 @@ pub(super) fn state_blobs<S: Data>(state: &[S]) -> Vec<StateBlob> {
     let blob = |element: &S| {
         let mut bytes = Vec::new();
         element.encode(&mut bytes);
-        StateBlob { name: STATE_NAME.to_owned(), schema: S::schema(), bytes }
+        StateBlob { name: STATE_NAME.to_owned(), mode: OperatorStateMode::Split, schema: S::schema(), bytes }
     };
     state.iter().map(blob).collect()
 }

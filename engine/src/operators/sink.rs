@@ -13,7 +13,7 @@ use crate::operator::{
 };
 use std::collections::VecDeque;
 use std::sync::Arc;
-use thalweg_storage::manifest::{Committable, StateBlob};
+use thalweg_storage::manifest::{Committable, OperatorStateMode, StateBlob};
 use thalweg_storage::{AttemptId, CheckpointId, Data};
 
 /// Name under which a writer's state is stored.
@@ -165,7 +165,12 @@ impl<W: SinkWriter> StageControl for SinkStage<W> {
             .map(|state| {
                 let mut bytes = Vec::new();
                 state.encode(&mut bytes);
-                StateBlob { name: STATE_NAME.to_owned(), schema: W::State::schema(), bytes }
+                StateBlob {
+                    name: STATE_NAME.to_owned(),
+                    mode: OperatorStateMode::Split,
+                    schema: W::State::schema(),
+                    bytes,
+                }
             })
             .collect();
         own.committables = self.committing.iter().chain(&self.prepared).cloned().collect();

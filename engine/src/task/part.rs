@@ -1,7 +1,7 @@
 //! One task's part of one checkpoint, from its snapshot to its acknowledgement.
 //!
 //! Always true: a part is acknowledged only when its in-flight data are all captured, its keyed state is serialised,
-//! and every byte of it that lies in a file is durable.
+//! and every byte of it that lies in a file is durable. Until then a part that is dropped removes its files.
 
 use super::body::Body;
 use crate::barrier::Gate;
@@ -21,6 +21,9 @@ const INLINE_BYTES_MAX: usize = 20 * 1024;
 
 /// Rows of keyed state that one slice visits: about 50 µs of work.
 const SLICE_ROWS: usize = 2048;
+
+/// Segment files that may be on their way to the disk at once.
+const SEGMENTS_MAX: usize = 4;
 
 /// Where a task's files lie and how they are named.
 pub struct PartFiles {
@@ -53,11 +56,20 @@ pub struct Part {
     taken: Taken,
     operators: Vec<OperatorSnapshot>,
     outbox: Outbox,
-    segment: Option<BackgroundFile>,
+    /// Segment files in the order of their begin. Those before the last are complete.
+    segments: Vec<Segment>,
     serialised: bool,
     segment_bytes: u64,
     channels: Option<Channels>,
     external: bool,
+}
+
+/// A segment file on its way to the disk. One that is dropped before the part is acknowledged is removed.
+struct Segment {
+    /// Below the job's directory.
+    path: Arc<str>,
+    file: BackgroundFile,
+    durable: bool,
 }
 
 /// In-flight data on their way into the checkpoint.
@@ -100,7 +112,7 @@ impl Part {
             taken,
             operators,
             outbox,
-            segment: None,
+            segments: Vec::new(),
             serialised: !keyed,
             segment_bytes: 0,
             channels: None,
@@ -108,7 +120,7 @@ impl Part {
         }
     }
 
-    /// Path of the segment that a part writes, below the job's directory.
+    /// Path of the first segment that a part writes, below the job's directory.
     pub(super) fn segment_path(files: &PartFiles, checkpoint: CheckpointId) -> String {
         format!("shared/seg-a{}-c{checkpoint}-{}", files.attempt, files.task)
     }
@@ -125,40 +137,57 @@ impl Part {
     ) -> Result<bool, String> {
         let checkpoint = self.trigger.checkpoint;
         let mut more = false;
-        let behind = self.segment.as_ref().is_some_and(|segment| segment.is_behind());
+        let behind = self.segments.last().is_some_and(|segment| segment.file.is_behind())
+            || self.segments.iter().filter(|segment| !segment.durable).count() >= SEGMENTS_MAX;
         if !self.serialised && !behind {
             match keyed.advance(checkpoint, &mut ChainTables::of(stage), SLICE_ROWS) {
                 Step::More => more = true,
-                Step::Bytes(chunk) => {
+                Step::Waits => {}
+                Step::Bytes { path, bytes, complete } => {
                     more = true;
-                    self.segment_bytes += chunk.len() as u64;
-                    let path = Self::segment_path(files, checkpoint);
-                    let segment = match &mut self.segment {
-                        Some(segment) => segment,
-                        None => {
-                            self.segment.insert(BackgroundFile::create(&files.disk, absolute(files, &path)?))
-                        }
-                    };
-                    segment.append(chunk);
+                    self.write(files, path, bytes, complete)?;
                 }
-                Step::Done => {
-                    self.serialised = true;
-                    if let Some(segment) = &mut self.segment {
-                        segment.complete();
-                    }
-                }
+                Step::Done => self.serialised = true,
             }
         }
-        if let Some(segment) = &mut self.segment {
-            segment.poll().map_err(|e| {
-                format!("writing segment {} failed: {e}", Self::segment_path(files, checkpoint))
-            })?;
-        }
+        self.poll_segments()?;
         if let Some(Channels { file: Some(file), .. }) = &mut self.channels {
             file.poll()
                 .map_err(|e| format!("writing in-flight data of checkpoint {checkpoint} failed: {e}"))?;
         }
         Ok(more)
+    }
+
+    /// Appends the next bytes of keyed state to their file.
+    fn write(
+        &mut self,
+        files: &PartFiles,
+        path: Arc<str>,
+        bytes: Vec<u8>,
+        complete: bool,
+    ) -> Result<(), String> {
+        if self.segments.last().is_none_or(|segment| segment.path != path) {
+            let file = BackgroundFile::create(&files.disk, absolute(files, &path)?);
+            self.segments.push(Segment { path, file, durable: false });
+        }
+        self.segment_bytes += bytes.len() as u64;
+        let Segment { file, .. } = self.segments.last_mut().expect("there is one by now");
+        file.append(bytes);
+        if complete {
+            file.complete();
+        }
+        Ok(())
+    }
+
+    /// Moves the writing of keyed state on; true once all files that were begun are durable.
+    fn poll_segments(&mut self) -> Result<bool, String> {
+        let mut durable = true;
+        for segment in self.segments.iter_mut().filter(|segment| !segment.durable) {
+            let failed = |error| format!("writing segment {} failed: {error}", segment.path);
+            segment.durable = segment.file.poll().map_err(failed)?;
+            durable &= segment.durable;
+        }
+        Ok(durable)
     }
 
     /// Once every capture is closed: collects the in-flight data, inline or into a file.
@@ -245,8 +274,12 @@ impl Part {
             self.external = body.stage().snapshot_durable(checkpoint)?;
         }
         let mut durable = self.external && self.serialised;
+        match self.poll_segments() {
+            Ok(done) => durable &= done,
+            Err(error) => return Ok(Err(error)),
+        }
         let channels = self.channels.as_mut().expect("collected above");
-        for file in [&mut self.segment, &mut channels.file].into_iter().flatten() {
+        if let Some(file) = &mut channels.file {
             match file.poll() {
                 Ok(done) => durable &= done,
                 Err(error) => return Ok(Err(format!("writing checkpoint {checkpoint} failed: {error}"))),
@@ -281,9 +314,8 @@ impl Part {
                 (operator.uid, operator.keyed, state)
             })
             .collect();
-        for file in [&mut self.segment, &mut channels.file].into_iter().flatten() {
-            file.keep();
-        }
+        let segments = self.segments.iter_mut().map(|segment| &mut segment.file);
+        segments.chain(&mut channels.file).for_each(BackgroundFile::keep);
         let channels = std::mem::take(&mut channels.states);
         Ok(Ok(Some(TaskSnapshot { operators, channels, stats })))
     }

@@ -14,7 +14,7 @@ use crate::operator::{
     ChainSnapshot, Failure, Flow, OperatorSnapshot, Output, OutputPort, Site, Stage, StageControl,
 };
 use std::time::Duration;
-use thalweg_storage::manifest::StateBlob;
+use thalweg_storage::manifest::{OperatorStateMode, StateBlob};
 use thalweg_storage::{CheckpointId, Data};
 
 /// A task that reads a source.
@@ -115,7 +115,12 @@ impl<R: SourceReader, S: Stage<R::Record>> Body for SourceBody<R, S> {
             .map(|split| {
                 let mut bytes = Vec::new();
                 split.encode(&mut bytes);
-                StateBlob { name: SPLITS_STATE.to_owned(), schema: R::Split::schema(), bytes }
+                StateBlob {
+                    name: SPLITS_STATE.to_owned(),
+                    mode: OperatorStateMode::Split,
+                    schema: R::Split::schema(),
+                    bytes,
+                }
             })
             .collect();
         snapshot.operators.push(own);

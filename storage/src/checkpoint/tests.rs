@@ -33,8 +33,15 @@ fn manifest(id: CheckpointId, segments: &[String]) -> Manifest {
     let bytes = path.len() as u64;
     let data =
         Payload::File { crc32: crc32fast::hash(path.as_bytes()), path, offset: 0, bytes, file_bytes: bytes };
-    let segments =
-        segments.iter().map(|path| SegmentRef { path: path.clone(), bytes: path.len() as u64 }).collect();
+    let segments = segments
+        .iter()
+        .map(|path| SegmentRef {
+            path: path.clone(),
+            bytes: path.len() as u64,
+            groups: 0..1,
+            states: Vec::new(),
+        })
+        .collect();
     let subtask = SubtaskState { segments, ..SubtaskState::default() };
     let (uid, edge) = ("sum".to_owned(), "source -> sum".to_owned());
     Manifest {

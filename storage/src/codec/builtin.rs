@@ -6,7 +6,7 @@
 //! These encodings decide key groups: they never change.
 
 use super::short_hash::hash_short;
-use super::{Data, DecodeError, Schema, hash_bytes};
+use super::{Data, DecodeError, Reader, Schema, hash_bytes};
 use std::collections::{BTreeMap, HashMap};
 use std::hash::{BuildHasher, Hash};
 use std::sync::Arc;
@@ -66,6 +66,49 @@ fn hash_fixed<T: Data>(value: &T) -> u64 {
 
 fn primitive(name: &str) -> Schema {
     Schema::Primitive(name.to_owned())
+}
+
+/// The reader of `T` where `stored` is its schema, else what `migrating` finds.
+fn own_or<T: Data>(stored: &Schema, migrating: impl FnOnce() -> Option<Reader<T>>) -> Option<Reader<T>> {
+    if *stored == T::schema() { Some(Reader::Own) } else { migrating() }
+}
+
+/// The reader of a sequence of `T` with its length in front.
+fn read_sequence<T: Data, C: Data + From<Vec<T>>>(stored: &Schema) -> Option<Reader<C>> {
+    own_or(stored, || {
+        let Schema::Seq(inner) = stored else { return None };
+        let element = T::reader(inner)?;
+        Some(Reader::migrating(move |input| {
+            let count = decode_length(input)?;
+            // What took no bytes may take memory now, so a wrong count must not go unseen.
+            if count > input.len() {
+                return Err(too_short("sequence"));
+            }
+            let mut values = Vec::with_capacity(count);
+            for _ in 0..count {
+                values.push(element.read(input)?);
+            }
+            Ok(C::from(values))
+        }))
+    })
+}
+
+/// The reader of a map whose values migrate. Keys stay as they are: two old ones might become one.
+fn read_map<K: Data, V: Data, M: Data + Default>(
+    stored: &Schema,
+    insert: fn(&mut M, K, V),
+) -> Option<Reader<M>> {
+    own_or(stored, || {
+        let Schema::Map(key, value) = stored else { return None };
+        let value = (**key == K::schema()).then(|| V::reader(value))??;
+        Some(Reader::migrating(move |input| {
+            let mut map = M::default();
+            for _ in 0..decode_length(input)? {
+                insert(&mut map, K::decode(input)?, value.read(input)?);
+            }
+            Ok(map)
+        }))
+    })
 }
 
 macro_rules! number {
@@ -275,6 +318,10 @@ impl<T: Data> Data for Vec<T> {
         let count = decode_length(input)?;
         T::decode_all(count, input)
     }
+
+    fn reader(stored: &Schema) -> Option<Reader<Self>> {
+        read_sequence::<T, Self>(stored)
+    }
 }
 
 impl<T: Data> Data for Box<[T]> {
@@ -291,6 +338,10 @@ impl<T: Data> Data for Box<[T]> {
 
     fn decode(input: &mut &[u8]) -> Result<Self, DecodeError> {
         Ok(Vec::<T>::decode(input)?.into_boxed_slice())
+    }
+
+    fn reader(stored: &Schema) -> Option<Reader<Self>> {
+        read_sequence::<T, Self>(stored)
     }
 }
 
@@ -310,6 +361,14 @@ impl<T: Data> Data for Option<T> {
 
     fn decode(input: &mut &[u8]) -> Result<Self, DecodeError> {
         Ok(if bool::decode(input)? { Some(T::decode(input)?) } else { None })
+    }
+
+    fn reader(stored: &Schema) -> Option<Reader<Self>> {
+        own_or(stored, || {
+            let Schema::Option(inner) = stored else { return None };
+            let value = T::reader(inner)?;
+            Some(Reader::migrating(move |input| bool::decode(input)?.then(|| value.read(input)).transpose()))
+        })
     }
 }
 
@@ -334,6 +393,23 @@ impl<T: Data, const N: usize> Data for [T; N] {
             *value = Some(T::decode(input)?);
         }
         Ok(values.map(|value| value.expect("every element was just decoded")))
+    }
+
+    fn reader(stored: &Schema) -> Option<Reader<Self>> {
+        own_or(stored, || {
+            let Schema::Tuple(parts) = stored else { return None };
+            if parts.len() != N {
+                return None;
+            }
+            let elements: Vec<Reader<T>> = parts.iter().map(T::reader).collect::<Option<_>>()?;
+            Some(Reader::migrating(move |input| {
+                let mut values = [const { None }; N];
+                for (value, element) in values.iter_mut().zip(&elements) {
+                    *value = Some(element.read(input)?);
+                }
+                Ok(values.map(|value| value.expect("every element was just read")))
+            }))
+        })
     }
 
     #[inline]
@@ -376,6 +452,10 @@ impl<K: Data + Ord, V: Data> Data for BTreeMap<K, V> {
         }
         Ok(map)
     }
+
+    fn reader(stored: &Schema) -> Option<Reader<Self>> {
+        read_map::<K, V, Self>(stored, |map, key, value| _ = map.insert(key, value))
+    }
 }
 
 impl<K: Data + Eq + Hash, V: Data, S: BuildHasher + Default + Clone + Send + 'static> Data
@@ -411,6 +491,10 @@ impl<K: Data + Eq + Hash, V: Data, S: BuildHasher + Default + Clone + Send + 'st
         }
         Ok(map)
     }
+
+    fn reader(stored: &Schema) -> Option<Reader<Self>> {
+        read_map::<K, V, Self>(stored, |map, key, value| _ = map.insert(key, value))
+    }
 }
 
 /// The sum of lengths, if all are fixed.
@@ -443,6 +527,18 @@ macro_rules! tuple {
             #[inline]
             fn decode(input: &mut &[u8]) -> Result<Self, DecodeError> {
                 Ok(($($part::decode(input)?,)*))
+            }
+
+            fn reader(stored: &Schema) -> Option<Reader<Self>> {
+                own_or(stored, || {
+                    let Schema::Tuple(parts) = stored else { return None };
+                    let count = [$($index),*].len();
+                    if parts.len() != count {
+                        return None;
+                    }
+                    let readers = ($($part::reader(&parts[$index])?,)*);
+                    Some(Reader::migrating(move |input| Ok(($(readers.$index.read(input)?,)*))))
+                })
             }
 
             #[inline]

@@ -15,14 +15,41 @@
 ///     page: String,
 ///     seconds: u32,
 /// }
-/// thalweg_storage::data!(Visit, version = 2);
+/// thalweg_storage::data!(Visit);
+/// ```
+///
+/// State that was stored as an older version is read by way of that version's type, which stays in the program under
+/// another name, and in turn names its own predecessor. Versions are told apart by their number and their fields.
+///
+/// ```
+/// # use serde::{Deserialize, Serialize};
+/// # use postcard_schema::Schema;
+/// #[derive(Clone, Serialize, Deserialize, Schema)]
+/// struct VisitV1 {
+///     page: String,
+///     seconds: u32,
+/// }
+/// thalweg_storage::data!(VisitV1, version = 1);
+///
+/// #[derive(Clone, Serialize, Deserialize, Schema)]
+/// struct Visit {
+///     page: String,
+///     milliseconds: u64,
+/// }
+/// thalweg_storage::data!(Visit, version = 2, from = VisitV1);
+///
+/// impl From<VisitV1> for Visit {
+///     fn from(old: VisitV1) -> Visit {
+///         Visit { page: old.page, milliseconds: u64::from(old.seconds) * 1000 }
+///     }
+/// }
 /// ```
 #[macro_export]
 macro_rules! data {
     ($type:ty) => {
         $crate::data!($type, version = 1);
     };
-    ($type:ty, version = $version:expr) => {
+    ($type:ty, version = $version:expr $(, from = $older:ty)?) => {
         impl $crate::Data for $type {
             const FIXED_BYTES: ::core::option::Option<usize> = ::core::option::Option::None;
 
@@ -37,6 +64,10 @@ macro_rules! data {
             fn decode(input: &mut &[u8]) -> ::core::result::Result<Self, $crate::DecodeError> {
                 $crate::__private::postcard_decode(input)
             }
+
+            $(fn reader(stored: &$crate::Schema) -> ::core::option::Option<$crate::Reader<Self>> {
+                $crate::__private::reader_by_way_of::<$older, Self>(stored)
+            })?
         }
     };
 }
@@ -46,7 +77,8 @@ macro_rules! data {
 ///
 /// With its fields listed, snapshots of the type can be printed without the job's code; the list must name all
 /// fields in memory order. Without, its schema is one opaque field. The optional version (1 unless given) is part of the
-/// schema: raise it whenever the layout changes.
+/// schema: raise it whenever the layout changes, and name the type of the version before by `from`, as with
+/// [`data!`](crate::data), so that what is stored as that can be read.
 ///
 /// ```
 /// use zerocopy::{FromBytes, Immutable, IntoBytes};
@@ -56,22 +88,28 @@ macro_rules! data {
 ///     account: u64,
 ///     shares: i64,
 /// }
-/// thalweg_storage::pod!(Position { account: u64, shares: i64 });
+/// thalweg_storage::pod!(Position { account: u64, shares: i64 }, version = 2, from = u64);
+///
+/// impl From<u64> for Position {
+///     fn from(account: u64) -> Position {
+///         Position { account, shares: 0 }
+///     }
+/// }
 /// ```
 #[macro_export]
 macro_rules! pod {
     ($type:ident) => {
         $crate::pod!($type, version = 1);
     };
-    ($type:ident, version = $version:expr) => {
+    ($type:ident, version = $version:expr $(, from = $older:ty)?) => {
         $crate::pod!(@impl $type, $version, ::std::vec![
             ("bytes", <[u8; ::core::mem::size_of::<$type>()] as $crate::Data>::schema())
-        ]);
+        ] $(, $older)?);
     };
     ($type:ident { $($field:ident: $part:ty),* $(,)? }) => {
         $crate::pod!($type { $($field: $part),* }, version = 1);
     };
-    ($type:ident { $($field:ident: $part:ty),* $(,)? }, version = $version:expr) => {
+    ($type:ident { $($field:ident: $part:ty),* $(,)? }, version = $version:expr $(, from = $older:ty)?) => {
         const _: () = {
             let mut end = 0;
             $(assert!(::core::mem::offset_of!($type, $field) == end, "list the fields in memory order");
@@ -80,9 +118,9 @@ macro_rules! pod {
         };
         $crate::pod!(@impl $type, $version, ::std::vec![
             $((stringify!($field), <$part as $crate::Data>::schema())),*
-        ]);
+        ] $(, $older)?);
     };
-    (@impl $type:ident, $version:expr, $fields:expr) => {
+    (@impl $type:ident, $version:expr, $fields:expr $(, $older:ty)?) => {
         const _: () = assert!(cfg!(target_endian = "little"), "plain types are copied on little-endian machines only");
 
         impl $crate::Data for $type {
@@ -102,6 +140,10 @@ macro_rules! pod {
             fn decode(input: &mut &[u8]) -> ::core::result::Result<Self, $crate::DecodeError> {
                 $crate::__private::pod_decode(input)
             }
+
+            $(fn reader(stored: &$crate::Schema) -> ::core::option::Option<$crate::Reader<Self>> {
+                $crate::__private::reader_by_way_of::<$older, Self>(stored)
+            })?
 
             #[inline]
             fn key_hash(&self) -> u64 {
@@ -126,6 +168,7 @@ pub mod __private {
     use serde::de::DeserializeOwned;
 
     pub use crate::codec::hash_bytes;
+    pub use crate::codec::reader::reader_by_way_of;
     pub use zerocopy;
 
     /// Lets postcard append to a vector that the caller keeps.

@@ -5,24 +5,23 @@
 
 use crate::key_group::KeyGroups;
 
+mod schema;
+mod reader;
 mod builtin;
 mod macros;
-mod schema;
 mod short_hash;
 #[cfg(test)]
 mod tests;
 
 #[doc(hidden)]
 pub use macros::__private;
+pub use reader::Reader;
 pub use schema::{Field, Schema};
 
 /// Bytes did not decode to a value of the wanted type.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
 pub struct DecodeError(pub String);
-
-/// Takes one value from the front of stored bytes, as [`Data::decode`] does.
-pub type Reader<T> = fn(&mut &[u8]) -> Result<T, DecodeError>;
 
 /// A value that can be a record on a channel, a key or a piece of state.
 ///
@@ -65,7 +64,7 @@ pub trait Data: Clone + Send + 'static {
     /// How to read values that were stored under `stored`: by [`Data::decode`] where that equals [`Data::schema`], else by
     /// migrating from an older version; `None` where values cannot be read.
     fn reader(stored: &Schema) -> Option<Reader<Self>> {
-        (*stored == Self::schema()).then_some(Self::decode as Reader<Self>)
+        (*stored == Self::schema()).then_some(Reader::Own)
     }
 
     /// Writes the encoded value to `out`, which has exactly [`Data::FIXED_BYTES`] bytes: a short cut for types of

@@ -14,6 +14,7 @@ mod background;
 mod blocking;
 mod rules;
 mod local;
+mod mapped;
 mod std_disk;
 #[cfg(target_os = "linux")]
 mod uring;
@@ -23,6 +24,7 @@ mod sim;
 mod tests;
 
 pub use background::BackgroundFile;
+pub use mapped::MappedFile;
 #[cfg(any(test, feature = "testing"))]
 pub use sim::{CrashProfile, Fault, OpKind, OpRecord, SimDisk};
 pub use std_disk::StdDisk;
@@ -166,6 +168,15 @@ pub type Completion = Box<dyn FnOnce(io::Result<Reply>) + Send>;
 pub trait Disk: Send + Sync + 'static {
     /// Submits `request`; `done` runs exactly once. Never blocks on the disk.
     fn submit(&self, request: Request, done: Completion);
+
+    /// See [`DiskHandle::map`]. A disk that has no maps leaves it at this.
+    ///
+    /// # Errors
+    /// See [`DiskHandle::map`].
+    fn map(&self, path: &Path, bytes: u64) -> io::Result<Option<MappedFile>> {
+        let _ = (path, bytes);
+        Ok(None)
+    }
 }
 
 /// A [`Disk`] with typed requests. Cheap to clone; a clone made by [`DiskHandle::with_notify`] also wakes its owner at
@@ -235,6 +246,17 @@ impl DiskHandle {
     /// Asks for a file's length.
     pub fn length(&self, file: FileId) -> Ticket<u64> {
         self.submit(Request::Length { file }, |r| if let Reply::Length(n) = r { Some(n) } else { None })
+    }
+
+    /// Maps the file at `path`, which has `bytes` bytes by its manifest, is complete, and is never written again. None
+    /// where the disk offers no maps, or the file's length is another: read it in the ordinary way, then.
+    ///
+    /// Blocks, now and with each use of the map: for plain threads, never for a worker (see [`MappedFile`]).
+    ///
+    /// # Errors
+    /// Those of opening and mapping.
+    pub fn map(&self, path: impl AsRef<Path>, bytes: u64) -> io::Result<Option<MappedFile>> {
+        self.disk.map(path.as_ref(), bytes)
     }
 
     /// Closes a file.

@@ -19,7 +19,7 @@ pub use crash::CrashProfile;
 
 use super::rules::{check_range, complete, not_open, poisoned};
 use super::{Completion, Disk, FileId, OpenMode, Reply, Request};
-use crash::{Chooser, Seeded};
+use crash::{Chooser, InTurn, Seeded};
 use model::{FileSystem, NodeId};
 use rustix::io::Errno;
 use std::collections::BTreeMap;
@@ -151,6 +151,11 @@ impl SimDisk {
         self.lock().faults.push(ArmedFault { kind, skip, fault });
     }
 
+    /// How many failures are queued that have not happened yet.
+    pub fn armed_faults(&self) -> usize {
+        self.lock().faults.len()
+    }
+
     /// How many operations took place since the disk was made or crashed, failed ones included.
     pub fn op_count(&self) -> usize {
         self.lock().log.len()
@@ -178,7 +183,7 @@ impl SimDisk {
     /// As [`SimDisk::crash`], with another profile.
     pub fn crash_with(&self, profile: CrashProfile, seed: u64) {
         let mut state = self.lock();
-        let fs = state.crashed(profile, seed);
+        let fs = state.crashed(profile, &mut Seeded(seed));
         let before = std::mem::replace(&mut *state, State::new(fs));
         drop(state);
         // Completions that will never run are dropped here, outside the lock: what they own may use the disk.
@@ -187,8 +192,27 @@ impl SimDisk {
 
     /// What [`SimDisk::crash_with`] would leave, as another disk; this one goes on unharmed.
     pub fn crash_image(&self, profile: CrashProfile, seed: u64) -> Arc<SimDisk> {
-        let fs = self.lock().crashed(profile, seed);
+        let fs = self.lock().crashed(profile, &mut Seeded(seed));
         Arc::new(SimDisk::holding(fs))
+    }
+
+    /// Calls `each` with every disk that [`SimDisk::crash_with`] can leave, until there were `limit`; some may be alike. True
+    /// when those were all.
+    pub fn each_crash_image(
+        &self,
+        profile: CrashProfile,
+        limit: usize,
+        mut each: impl FnMut(Arc<SimDisk>),
+    ) -> bool {
+        let mut choices = InTurn::default();
+        for _ in 0..limit {
+            let fs = self.lock().crashed(profile, &mut choices);
+            each(Arc::new(SimDisk::holding(fs)));
+            if !choices.advance() {
+                return true;
+            }
+        }
+        false
     }
 
     /// The present content of a file, synced or not. Not an operation: no fault or stop applies.
@@ -376,8 +400,7 @@ impl State {
     }
 
     /// The file system after a power loss now.
-    fn crashed(&self, profile: CrashProfile, seed: u64) -> FileSystem {
-        let mut chooser = Seeded(seed);
+    fn crashed(&self, profile: CrashProfile, chooser: &mut impl Chooser) -> FileSystem {
         let mut fs = self.fs.clone();
         // A request that nobody has been told about may have been carried out all the same.
         let first = match profile {
@@ -390,7 +413,7 @@ impl State {
                 self.apply_silently(&mut fs, request);
             }
         }
-        crash::image(&fs, profile, &mut chooser)
+        crash::image(&fs, profile, chooser)
     }
 
     /// Applies what a request would do to `fs`; whether it fails is of interest to nobody any more.

@@ -8,10 +8,11 @@
 #![expect(clippy::disallowed_methods, reason = "this is where `Disk` ends and the file system begins")]
 
 use super::rules::{check_range, complete, not_open, poisoned, zeroed};
-use super::{Completion, Disk, FileId, Reply, Request, local};
+use super::{Completion, Disk, FileId, MappedFile, Reply, Request, local};
 use std::collections::{HashMap, VecDeque};
 use std::fs::File;
 use std::io;
+use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
@@ -71,6 +72,10 @@ impl Disk for StdDisk {
     fn submit(&self, request: Request, done: Completion) {
         lock(&self.shared.queue).requests.push_back((request, done));
         self.shared.arrived.notify_one();
+    }
+
+    fn map(&self, path: &Path, bytes: u64) -> io::Result<Option<MappedFile>> {
+        MappedFile::open(path, bytes)
     }
 }
 

@@ -17,7 +17,7 @@ mod probe;
 pub use probe::UringUnavailable;
 
 use super::rules::{check_range, complete, not_open, poisoned, zeroed};
-use super::{Completion, Disk, FileId, Reply, Request, StdDisk};
+use super::{Completion, Disk, FileId, MappedFile, Reply, Request, StdDisk};
 use io_uring::{IoUring, opcode, types};
 use op::{Op, Step};
 use probe::{RING_ENTRIES, open_ring};
@@ -27,7 +27,7 @@ use std::ffi::CString;
 use std::io;
 use std::os::fd::{AsRawFd, IntoRawFd, OwnedFd};
 use std::os::unix::ffi::OsStringExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
 
@@ -88,6 +88,10 @@ impl Disk for UringDisk {
         } else if let Err(done) = self.inbox.push(request, done) {
             complete(done, Err(gave_up()));
         }
+    }
+
+    fn map(&self, path: &Path, bytes: u64) -> io::Result<Option<MappedFile>> {
+        MappedFile::open(path, bytes)
     }
 }
 

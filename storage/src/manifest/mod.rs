@@ -16,7 +16,9 @@ pub(crate) use validate::{is_component, is_relative_path};
 
 use crate::codec::Schema;
 use crate::ids::{AttemptId, CheckpointId};
+use crate::key_group::KeyGroup;
 use serde::{Deserialize, Serialize};
+use std::ops::Range;
 
 /// Everything that a restore needs to know of one checkpoint.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -76,24 +78,44 @@ pub struct SubtaskState {
     pub committables: Vec<Committable>,
 }
 
+/// How elements of operator state are spread over subtasks when an operator starts from a checkpoint.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub enum OperatorStateMode {
+    /// Each element goes to one subtask.
+    Split,
+    /// All elements of all subtasks go to each subtask.
+    Union,
+    /// All subtasks hold the same elements, and each gets one copy of them.
+    Broadcast,
+}
+
 /// A piece of operator state under a name.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct StateBlob {
     /// Name of the state within its operator.
     pub name: String,
+    /// How it is spread; the same for all elements of a name.
+    pub mode: OperatorStateMode,
     /// Structure of the encoded value.
     pub schema: Schema,
     /// The encoded value.
     pub bytes: Vec<u8>,
 }
 
-/// A segment file that holds keyed state.
+/// A segment file that holds keyed state, and the part of it that counts.
+///
+/// Several subtasks and states share a file, and each of them stops naming it on its own. What one of them no longer
+/// names may be out of date without anything younger that says so: it must not be read.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct SegmentRef {
     /// Path below the job's directory.
     pub path: String,
     /// Length of the file.
     pub bytes: u64,
+    /// The key groups whose blocks count; a file may hold others too, and need not hold all of these.
+    pub groups: Range<KeyGroup>,
+    /// Names of the states whose blocks count.
+    pub states: Vec<String>,
 }
 
 /// Output that a sink has prepared and that becomes visible when a manifest that lists it is published.

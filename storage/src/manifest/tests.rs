@@ -32,7 +32,12 @@ fn sample() -> Manifest {
         key: Schema::Map(Box::new(side), Box::new(primitive("u32"))),
         value: Schema::Seq(Box::new(order)),
     }];
-    let segment = |path: &str, bytes| SegmentRef { path: path.to_owned(), bytes };
+    let segment = |path: &str, bytes| SegmentRef {
+        path: path.to_owned(),
+        bytes,
+        groups: 0..64,
+        states: vec!["totals".to_owned()],
+    };
     let subtasks = vec![
         SubtaskState {
             index: 0,
@@ -44,6 +49,7 @@ fn sample() -> Manifest {
             finished: true,
             operator_state: vec![StateBlob {
                 name: "offsets".to_owned(),
+                mode: OperatorStateMode::Union,
                 schema: Schema::Tuple(vec![primitive("u64"), primitive("u64")]),
                 bytes: vec![1, 2, 3],
             }],
@@ -217,6 +223,10 @@ fn content_that_no_engine_writes_is_refused() {
         ("too many key groups", |m| m.max_parallelism = 32_769),
         ("no parallelism", |m| m.operators[0].parallelism = 0),
         ("more subtasks than groups", |m| m.max_parallelism = 1),
+        ("key groups beyond the last", |m| m.operators[0].subtasks[0].segments[0].groups = 0..129),
+        ("key groups in reverse", |m| {
+            m.operators[0].subtasks[0].segments[0].groups = std::ops::Range { start: 2, end: 1 };
+        }),
         ("subtask beyond parallelism", |m| m.operators[0].subtasks[1].index = 2),
         ("subtask twice", |m| m.operators[0].subtasks[1].index = 0),
         ("operator twice", |m| m.operators.push(m.operators[0].clone())),

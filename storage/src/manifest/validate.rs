@@ -4,7 +4,7 @@
 //! A checksum proves only that a file is what somebody wrote. A manifest may come from elsewhere, so paths must stay
 //! below the job's directory and numbers within bounds before anybody acts on them.
 
-use super::{ChannelState, KeyedStateMeta, Manifest, OperatorState, Payload, SubtaskState};
+use super::{ChannelState, KeyedStateMeta, Manifest, OperatorState, Payload, SegmentRef, SubtaskState};
 use crate::codec::Schema;
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -50,6 +50,12 @@ pub fn validate(manifest: &Manifest) -> Result<(), Violation> {
         require(uids.insert(uid), "each operator once", || format!("operator {} twice", short(uid)))?;
         check_operator(operator, groups)?;
         for segment in operator.subtasks.iter().flat_map(|s| &s.segments) {
+            let SegmentRef { groups: range, .. } = segment;
+            require(
+                range.start <= range.end && u32::from(range.end) <= groups,
+                "a range of the job's key groups",
+                || format!("{range:?} of {groups} for {}", short(&segment.path)),
+            )?;
             check_file(&mut lengths, &segment.path, segment.bytes)?;
         }
     }

@@ -1,6 +1,6 @@
-//! Builds the bytes of a segment file, front to back. Pure: the caller writes them.
+//! Builds the bytes of segment files, one after another and each front to back. Pure: the caller writes them.
 //!
-//! Always true: the chunks taken so far are exactly the first bytes of the file, in order.
+//! Always true: the chunks taken since a file was begun are exactly its first bytes, in order.
 
 use super::format::{
     BLOCK_BYTES_MAX, BLOCK_HEADER_BYTES, BLOCK_ROWS_MAX, BlockHeader, BlockKind, Compression, Entry, Header,
@@ -46,10 +46,13 @@ pub struct BlockPlace {
     pub bytes: u32,
 }
 
-/// Builds one segment file.
+/// Builds the segment files of one task and checkpoint, one at a time.
 pub struct SegmentBuilder {
     /// Path of the file below the job's directory.
     path: Arc<str>,
+    header: Header,
+    /// The encoded states, which follow the header.
+    states: Vec<u8>,
     /// Bytes not taken yet.
     out: Vec<u8>,
     /// Number of bytes taken before.
@@ -59,10 +62,15 @@ pub struct SegmentBuilder {
     compressor: Option<Compressor<'static>>,
     zstd_level: i32,
     raw: Vec<u8>,
+    /// Bytes of all rows of the file before compression.
+    raw_bytes: u64,
     finished: bool,
 }
 
 impl SegmentBuilder {
+    /// Most files of one task and checkpoint.
+    pub const FILES_MAX: u16 = u16::MAX;
+
     /// Starts the file `path`, below the job's directory, for `states`, whose order gives blocks their state index. Blocks are compressed by zstd at
     /// `zstd_level` where that makes them smaller; level 0 stores them as they are.
     pub fn new(
@@ -80,19 +88,45 @@ impl SegmentBuilder {
             attempt,
             max_parallelism: key_groups.count(),
             groups: (groups.start, groups.end),
+            file: 0,
         };
         let mut out = header.encode(&states).to_vec();
         out.extend_from_slice(&states);
         SegmentBuilder {
             path: path.into(),
+            header,
+            states,
             out,
             taken_bytes: 0,
             entries: Vec::new(),
             compressor: None,
             zstd_level,
             raw: Vec::new(),
+            raw_bytes: 0,
             finished: false,
         }
+    }
+
+    /// Begins the next file of the same task and checkpoint, `path`, after the one before is finished and taken whole. Its
+    /// rows count where both hold rows of one key.
+    ///
+    /// # Panics
+    /// When the file before is not finished or not taken, and after [`SegmentBuilder::FILES_MAX`] files.
+    pub fn begin_next(&mut self, path: impl Into<Arc<str>>) {
+        assert!(self.finished && self.out.is_empty(), "the file before is finished and taken");
+        assert!(
+            self.header.file < Self::FILES_MAX - 1,
+            "a checkpoint of a task has at most {} files",
+            Self::FILES_MAX
+        );
+        self.path = path.into();
+        self.header.file += 1;
+        self.out.extend_from_slice(&self.header.encode(&self.states));
+        self.out.extend_from_slice(&self.states);
+        self.taken_bytes = 0;
+        self.entries.clear();
+        self.raw_bytes = 0;
+        self.finished = false;
     }
 
     /// Appends one block of the first rows of `range`, as many as fit, and returns how many they were; none and no block
@@ -186,6 +220,7 @@ impl SegmentBuilder {
         let entry =
             Entry { offset, stored_bytes: stored.len() as u32, rows: header.rows, state, group, kind };
         self.entries.push(entry);
+        self.raw_bytes += u64::from(header.raw_bytes);
     }
 
     /// Appends directory and trailer. The rest of the file then waits in [`SegmentBuilder::take`].
@@ -217,6 +252,21 @@ impl SegmentBuilder {
     /// Length of the file so far.
     pub fn bytes(&self) -> u64 {
         self.taken_bytes + self.out.len() as u64
+    }
+
+    /// Bytes of all rows of the file so far, before compression.
+    pub fn raw_bytes(&self) -> u64 {
+        self.raw_bytes
+    }
+
+    /// Path of the file below the job's directory.
+    pub fn path(&self) -> &Arc<str> {
+        &self.path
+    }
+
+    /// Number of the file, from 0.
+    pub fn file(&self) -> u16 {
+        self.header.file
     }
 
     /// Number of blocks so far.

@@ -11,7 +11,7 @@
 //! |     24 |     2 | max_parallelism | number of key groups of the job                                   |
 //! |     26 |     2 | group_start     | first key group of the task that wrote it                         |
 //! |     28 |     2 | group_end       | the key group behind the last                                     |
-//! |     30 |     2 | reserved        | zero                                                              |
+//! |     30 |     2 | file            | number of the file among those that the task wrote for the checkpoint, from 0: where two hold rows of one key, those of the higher count |
 //! |     32 |     4 | states_bytes    | length of the states                                              |
 //! |     36 |     4 | crc             | CRC-32 over bytes 0..36 and the states                            |
 //! |     40 |       | states          | postcard: list of (name, key schema, value schema); blocks name a state by its index here |
@@ -202,6 +202,7 @@ pub(super) struct Header {
     pub attempt: AttemptId,
     pub max_parallelism: u16,
     pub groups: (KeyGroup, KeyGroup),
+    pub file: u16,
 }
 
 impl Header {
@@ -214,7 +215,7 @@ impl Header {
             .put(self.max_parallelism.to_le_bytes())
             .put(self.groups.0.to_le_bytes())
             .put(self.groups.1.to_le_bytes())
-            .put([0; 2])
+            .put(self.file.to_le_bytes())
             .put((states.len() as u32).to_le_bytes())
             .crc(states)
     }
@@ -243,8 +244,8 @@ impl Header {
             attempt: AttemptId(fields.u64()),
             max_parallelism: fields.u16(),
             groups: (fields.u16(), fields.u16()),
+            file: fields.u16(),
         };
-        expect("reserved bytes", [0; 2], fields.get())?;
         Ok((version, header))
     }
 }

@@ -11,17 +11,20 @@
 //!   Within a segment a group has blocks of one kind only; where a key comes several
 //!   times in delta blocks, the last row counts.
 //!
-//! `rows` is the layout of rows within a block; `format` the layout of the structures around them.
+//! `rows` is the layout of rows within a block; `format` the layout of the structures around them; `migration` turns rows
+//! of an older version of a state into rows of today's.
 
 mod builder;
 mod format;
 mod reader;
 mod rows;
+mod migration;
 #[cfg(test)]
 mod tests;
 
 pub(crate) use builder::BLOCK_BYTES_TARGET;
 pub use builder::{BlockPlace, BlockSummary, SegmentBuilder};
 pub use format::{BlockKind, ROW_BYTES_MAX, SEGMENT_VERSION};
+pub use migration::Migration;
 pub use reader::{BlockEntry, SegmentReader, Source};
 pub use rows::Rows;

@@ -12,6 +12,7 @@ use crate::error::StoreError;
 use crate::ids::{AttemptId, CheckpointId};
 use crate::key_group::KeyGroup;
 use crate::manifest::KeyedStateMeta;
+use std::borrow::Cow;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
@@ -27,7 +28,7 @@ pub trait Source {
     ///
     /// # Errors
     /// [`StoreError::Io`] as the disk reports it; [`StoreError::Corrupt`] when the file is shorter.
-    fn read(&self, range: Range<u64>) -> Result<Vec<u8>, StoreError>;
+    fn read(&self, range: Range<u64>) -> Result<Cow<'_, [u8]>, StoreError>;
 }
 
 impl Source for &[u8] {
@@ -35,14 +36,16 @@ impl Source for &[u8] {
         self.len() as u64
     }
 
-    fn read(&self, range: Range<u64>) -> Result<Vec<u8>, StoreError> {
-        Ok(self[range.start as usize..range.end as usize].to_vec())
+    fn read(&self, range: Range<u64>) -> Result<Cow<'_, [u8]>, StoreError> {
+        Ok(Cow::Borrowed(&self[range.start as usize..range.end as usize]))
     }
 }
 
 /// One block of a segment, as its directory describes it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct BlockEntry {
+    /// Index of the block in the file.
+    pub index: u32,
     /// Index of the state in [`SegmentReader::states`].
     pub state: u16,
     /// Key group of its rows.
@@ -166,6 +169,11 @@ impl<S: Source> SegmentReader<S> {
         self.header.attempt
     }
 
+    /// Number of the file among those that the task wrote for the checkpoint: the order in which they apply.
+    pub fn file(&self) -> u16 {
+        self.header.file
+    }
+
     /// Number of key groups of the job that wrote it.
     pub fn max_parallelism(&self) -> u16 {
         self.header.max_parallelism
@@ -183,7 +191,7 @@ impl<S: Source> SegmentReader<S> {
 
     /// The blocks, in the order of the file.
     pub fn blocks(&self) -> impl Iterator<Item = BlockEntry> {
-        self.entries.iter().map(summary)
+        self.entries.iter().enumerate().map(summary)
     }
 
     /// Checks every block, and hands those that `wanted` asks for to `visit`, decoded.
@@ -205,7 +213,7 @@ impl<S: Source> SegmentReader<S> {
             let bytes = self.source.read(start..self.entries[last - 1].end())?;
             for (i, entry) in self.entries.iter().enumerate().take(last).skip(first) {
                 let block = &bytes[(entry.offset - start) as usize..(entry.end() - start) as usize];
-                let summary = summary(entry);
+                let summary = summary((i, entry));
                 let rows = check_block(i, entry, block, wanted(&summary)).map_err(|mismatch| {
                     StoreError::corrupt(&self.path, entry.offset, mismatch.expected, mismatch.found)
                 })?;
@@ -219,8 +227,9 @@ impl<S: Source> SegmentReader<S> {
     }
 }
 
-fn summary(entry: &Entry) -> BlockEntry {
+fn summary((index, entry): (usize, &Entry)) -> BlockEntry {
     BlockEntry {
+        index: index as u32,
         state: entry.state,
         group: entry.group,
         kind: entry.kind,

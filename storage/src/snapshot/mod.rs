@@ -7,10 +7,25 @@
 //! - at most one snapshot is being written; a later begin first finishes the earlier, as it is
 //!   serialised then and there.
 //!
+//! Which files there are, and who names them. A snapshot's own files come into being as [`Step::Bytes`] names them: the
+//! path that its begin was given, then the same with `.1`, `.2` and so on; none where it has no rows.
+//! - Until [`Step::Done`] nobody names them. The caller removes what it has written when it gives the checkpoint up.
+//! - From then on [`KeyedSnapshots::segments`] names them, together with those of earlier checkpoints that the snapshot
+//!   needs. All of them have to stay until the checkpoint's end is known.
+//! - *Completed*: the next checkpoints name those of its files that any table still needs. A file that is no longer named
+//!   by a checkpoint is not named by any later one, so it goes with the last checkpoint that names it.
+//! - *Aborted*: no later checkpoint names its own files, and the caller removes them. Files of earlier checkpoints
+//!   are not its to remove: the next snapshot builds on them again.
+//! - *Overlapping*: a snapshot never names files of one that was not completed when it began, but holds its changes too. So
+//!   the earlier may end either way, before or after. When the later completes first, the earlier is forgotten, as if
+//!   aborted; should its checkpoint complete all the same, it still stands alone.
+//! - *Savepoint*: names its own files only, whatever becomes of it, and no checkpoint names them.
+//!
 //! Makes bytes and reads files; writing the files, making them durable and publishing them is the caller's part. The
-//! rules of the chain are in `chain`, reading back in `restore`.
+//! rules of the chain are in `chain`, the writing of one snapshot in `writing`, reading back in `restore`.
 
 mod chain;
+mod writing;
 mod restore;
 #[cfg(test)]
 mod tests;
@@ -21,13 +36,16 @@ use crate::io::DiskHandle;
 use crate::key_group::{KeyGroup, KeyGroups};
 use crate::manifest::{KeyedStateMeta, SegmentRef};
 use crate::segment::SegmentBuilder;
-use crate::table::{GroupPlan, StateTable, Written};
+use crate::table::{GroupPlan, StateTable};
 use chain::Chain;
 use std::ops::Range;
 use std::path::Path;
+use std::sync::Arc;
+use writing::Writing;
 
-/// Bytes are handed out once there are this many, or at the end.
-const CHUNK_BYTES: usize = 256 << 10;
+/// A file ends at the next good place once its rows have this many bytes, before compression. Files are what is deleted as a
+/// whole, so many small ones are better than one large one, and each costs a sync.
+pub const SEGMENT_BYTES_DEFAULT: u64 = 8 << 20;
 
 /// The keyed tables of one task, by an index that is stable while the task runs.
 pub trait Tables {
@@ -43,27 +61,19 @@ pub trait Tables {
 pub enum Step {
     /// A slice of the work; call again.
     More,
-    /// The next bytes of the segment file, to be appended to it; call again.
-    Bytes(Vec<u8>),
+    /// The next bytes of a segment file; call again. All bytes of one file come before those of the next.
+    Bytes {
+        /// Path of the file, below the job's directory. It is a new one where no bytes for it came before.
+        path: Arc<str>,
+        /// To be appended to it.
+        bytes: Vec<u8>,
+        /// The file has no more.
+        complete: bool,
+    },
+    /// Nothing to do before a table's own read has moved on; call again later.
+    Waits,
     /// Nothing left to do.
     Done,
-}
-
-/// A snapshot from its begin until its checkpoint is completed or aborted.
-struct Pending {
-    checkpoint: CheckpointId,
-    attempt: AttemptId,
-    path: String,
-    savepoint: bool,
-    /// Epoch of each table.
-    epochs: Vec<u64>,
-    /// The chain it builds on; with the new segment once it is written.
-    chain: Chain,
-    /// The file being built; none once all its bytes are handed out.
-    builder: Option<SegmentBuilder>,
-    /// The table being written.
-    table: usize,
-    written: bool,
 }
 
 /// Incremental snapshots of one task's keyed tables.
@@ -71,11 +81,12 @@ pub struct KeyedSnapshots {
     groups: Range<KeyGroup>,
     incremental: bool,
     zstd_level: i32,
+    segment_bytes: u64,
     allow_unmatched: bool,
     /// What the last completed checkpoint consists of.
     chain: Chain,
     /// Snapshots neither completed nor aborted, in the order of their begin.
-    pending: Vec<Pending>,
+    pending: Vec<Writing>,
 }
 
 impl KeyedSnapshots {
@@ -86,6 +97,7 @@ impl KeyedSnapshots {
             groups,
             incremental,
             zstd_level,
+            segment_bytes: SEGMENT_BYTES_DEFAULT,
             allow_unmatched: false,
             chain: Chain::default(),
             pending: Vec::new(),
@@ -97,8 +109,14 @@ impl KeyedSnapshots {
         self.allow_unmatched = allow;
     }
 
+    /// Sets after how many bytes of rows, before compression, a snapshot begins another file: [`SEGMENT_BYTES_DEFAULT`]
+    /// unless set.
+    pub fn segment_bytes(&mut self, bytes: u64) {
+        self.segment_bytes = bytes;
+    }
+
     /// Begins the snapshot of `checkpoint`: it will hold the tables as they are now. `path` is the path, below the
-    /// job's directory, that its segment will have in the manifest.
+    /// job's directory, that its first file will have in the manifest; later ones add `.1` and so on.
     ///
     /// Takes no time in the size of the state. If the snapshot before is neither written nor aborted, it is
     /// serialised to its end first, which blocks; its bytes wait for [`KeyedSnapshots::advance`].
@@ -112,8 +130,9 @@ impl KeyedSnapshots {
         self.begin_any(checkpoint, attempt, path, false, tables);
     }
 
-    /// Begins a snapshot that holds all rows in one segment of its own and that no later snapshot builds on, as a
-    /// savepoint needs. Otherwise as [`KeyedSnapshots::begin`].
+    /// Begins a snapshot that holds all rows in files of its own and that no later snapshot builds on, as a savepoint
+    /// needs: base blocks only, whatever kind the tables are, so that any kind reads them. Otherwise as
+    /// [`KeyedSnapshots::begin`].
     pub fn begin_savepoint(
         &mut self,
         checkpoint: CheckpointId,
@@ -132,17 +151,13 @@ impl KeyedSnapshots {
         savepoint: bool,
         tables: &mut dyn Tables,
     ) {
-        for pending in &mut self.pending {
-            while !pending.finished_tables() {
-                pending.slice(tables, usize::MAX);
-            }
-        }
+        self.pending.iter_mut().for_each(|pending| pending.finish(tables));
         let metas: Vec<KeyedStateMeta> = (0..tables.count()).map(|i| tables.table(i).meta()).collect();
         let full = savepoint || !self.incremental;
-        let base = if full { Chain::default() } else { self.chain.clone() };
+        let mut chain = if full { Chain::default() } else { self.chain.clone() };
         let epochs = (0..tables.count())
             .map(|i| {
-                let plan: Vec<GroupPlan> = self.groups.clone().map(|group| base.plan(i, group)).collect();
+                let index = u16::try_from(i).expect("an operator has at most 65,536 states");
                 let table = tables.table(i);
                 assert_eq!(
                     table.groups(),
@@ -150,12 +165,23 @@ impl KeyedSnapshots {
                     "state {} holds the task's key groups",
                     metas[i].name
                 );
-                table.begin_snapshot(u16::try_from(i).expect("an operator has at most 65,536 states"), &plan)
+                let log_structured = table.segments_needed().is_some();
+                let plan: Vec<GroupPlan> = match (full, log_structured) {
+                    (true, _) => vec![GroupPlan::Base; self.groups.len()],
+                    (false, true) => vec![GroupPlan::Delta; self.groups.len()],
+                    (false, false) => self.groups.clone().map(|group| chain.plan(i, group)).collect(),
+                };
+                let epoch = table.begin_snapshot(index, &plan);
+                if log_structured {
+                    let needed = if full { None } else { table.segments_needed() };
+                    chain.set_needed(index, needed.unwrap_or_default());
+                }
+                epoch
             })
             .collect();
         let key_groups = if tables.count() > 0 { tables.table(0).key_groups() } else { KeyGroups::new(1) };
         let builder = SegmentBuilder::new(
-            path.as_str(),
+            path,
             checkpoint,
             attempt,
             key_groups,
@@ -163,17 +189,11 @@ impl KeyedSnapshots {
             &metas,
             self.zstd_level,
         );
-        self.pending.push(Pending {
-            checkpoint,
-            attempt,
-            path,
-            savepoint,
-            epochs,
-            chain: base,
-            builder: Some(builder),
-            table: 0,
-            written: false,
-        });
+        let names = metas.into_iter().map(|meta| meta.name).collect();
+        let groups = self.groups.clone();
+        let mut writing = Writing::new(checkpoint, attempt, savepoint, groups, epochs, names, chain, builder);
+        writing.file_bytes = self.segment_bytes;
+        self.pending.push(writing);
     }
 
     /// Does one slice of the work for `checkpoint`: about one block, or what `rows` visited slots yield. A
@@ -182,17 +202,10 @@ impl KeyedSnapshots {
         let Some(pending) = self.pending.iter_mut().find(|pending| pending.checkpoint == checkpoint) else {
             return Step::Done;
         };
-        if pending.builder.is_none() {
-            return Step::Done;
-        }
-        if !pending.finished_tables() {
-            pending.slice(tables, rows);
-        }
-        pending.hand_out()
+        pending.advance(tables, rows)
     }
 
-    /// The segments that hold the snapshot of `checkpoint`, oldest first: those it builds on and its own, which is
-    /// missing when it has no rows; then no bytes were handed out either.
+    /// The segments that hold the snapshot of `checkpoint`, oldest first: those it builds on and its own.
     ///
     /// # Panics
     /// Before [`Step::Done`], and for a checkpoint that was completed, aborted or never begun.
@@ -200,8 +213,8 @@ impl KeyedSnapshots {
         let pending = self.pending.iter().find(|pending| pending.checkpoint == checkpoint);
         let pending =
             pending.unwrap_or_else(|| panic!("no snapshot of checkpoint {checkpoint} is under way"));
-        assert!(pending.written, "the snapshot of checkpoint {checkpoint} is not written yet");
-        pending.chain.segments()
+        assert!(pending.is_written(), "the snapshot of checkpoint {checkpoint} is not written yet");
+        pending.chain.segments(&pending.names)
     }
 
     /// The checkpoint is completed: later snapshots build on it. Does nothing for one that is not under way, and
@@ -213,7 +226,7 @@ impl KeyedSnapshots {
         let Some(at) = self.pending.iter().position(|pending| pending.checkpoint == checkpoint) else {
             return;
         };
-        assert!(self.pending[at].written, "a checkpoint completes after its snapshot is written");
+        assert!(self.pending[at].is_written(), "a checkpoint completes after its snapshot is written");
         if self.pending[at].savepoint {
             return self.aborted(checkpoint, tables);
         }
@@ -241,8 +254,9 @@ impl KeyedSnapshots {
 
     /// Makes the next snapshot write all rows, so that it needs no segment that exists now: after restoring from files that
     /// belong to somebody else.
-    pub fn detach(&mut self) {
+    pub fn detach(&mut self, tables: &mut dyn Tables) {
         self.chain = Chain::default();
+        (0..tables.count()).for_each(|i| tables.table(i).detach());
     }
 
     /// Loads what `segments` hold of this task's groups into `tables`, which are empty, and builds later
@@ -269,39 +283,5 @@ impl KeyedSnapshots {
             restore::Stored { disk, job_dir, segments, metas, allow_unmatched: self.allow_unmatched };
         self.chain = stored.load(&self.groups, tables)?;
         Ok(())
-    }
-}
-
-impl Pending {
-    fn finished_tables(&self) -> bool {
-        self.table == self.epochs.len()
-    }
-
-    /// One slice of serialising.
-    fn slice(&mut self, tables: &mut dyn Tables, rows: usize) {
-        let builder = self.builder.as_mut().expect("a file is being built");
-        if tables.table(self.table).advance_snapshot(builder, rows) == Written::Done {
-            self.table += 1;
-        }
-    }
-
-    /// Gives out bytes when there are enough of them or all.
-    fn hand_out(&mut self) -> Step {
-        let finished = self.finished_tables();
-        let builder = self.builder.as_mut().expect("a file is being built");
-        if !finished {
-            let enough = builder.pending_bytes() >= CHUNK_BYTES;
-            return if enough { Step::Bytes(builder.take()) } else { Step::More };
-        }
-        let mut builder = self.builder.take().expect("a file is being built");
-        self.written = true;
-        if builder.block_count() == 0 {
-            self.chain.without_rows();
-            return Step::Done;
-        }
-        builder.finish();
-        let reference = SegmentRef { path: self.path.clone(), bytes: builder.bytes() };
-        self.chain.append(reference, (self.checkpoint, self.attempt), builder.blocks());
-        Step::Bytes(builder.take())
     }
 }

@@ -5,13 +5,14 @@
 //! megabyte of it in memory.
 
 use super::Tables;
-use super::chain::{Chain, Sequence};
+use super::chain::{Chain, Part, Sequence};
 use crate::codec::Schema;
 use crate::error::StoreError;
-use crate::io::{DiskHandle, FileId, OpenMode};
+use crate::io::{DiskHandle, FileId, MappedFile, OpenMode};
 use crate::key_group::KeyGroup;
 use crate::manifest::{KeyedStateMeta, SegmentRef};
 use crate::segment::{BlockKind, BlockSummary, SegmentReader, Source};
+use std::borrow::Cow;
 use std::collections::HashMap;
 use std::ops::Range;
 use std::path::{Component, Path, PathBuf};
@@ -25,12 +26,23 @@ pub(super) struct Stored<'a> {
     pub allow_unmatched: bool,
 }
 
-/// A segment file, open for reading.
+/// A segment file, open for reading: mapped where the disk offers that, since a restore runs on a thread of its own.
 struct SegmentFile {
-    disk: DiskHandle,
-    file: FileId,
     path: PathBuf,
     bytes: u64,
+    content: Content,
+}
+
+/// Where the bytes of a [`SegmentFile`] come from.
+enum Content {
+    Mapped(MappedFile),
+    Open(OpenFile),
+}
+
+/// A file that is closed when dropped.
+struct OpenFile {
+    disk: DiskHandle,
+    file: FileId,
 }
 
 impl SegmentFile {
@@ -45,45 +57,29 @@ impl SegmentFile {
             ));
         }
         let path = job_dir.join(relative);
-        let file = disk
-            .open(&path, OpenMode::Read)
-            .wait()
-            .map_err(|error| StoreError::io("opening", &path, error))?;
-        let mut opened = SegmentFile { disk: disk.clone(), file, path, bytes: 0 };
-        opened.bytes =
-            disk.length(file).wait().map_err(|error| StoreError::io("measuring", &opened.path, error))?;
-        if opened.bytes != reference.bytes {
-            let (expected, found) = (format!("{} bytes", reference.bytes), format!("{} bytes", opened.bytes));
-            return Err(StoreError::corrupt(
-                &opened.path,
-                opened.bytes.min(reference.bytes),
-                expected,
-                found,
-            ));
+        let failed = |error| StoreError::io("opening", &path, error);
+        if let Some(map) = disk.map(&path, reference.bytes).map_err(failed)? {
+            return Ok(SegmentFile { path, bytes: reference.bytes, content: Content::Mapped(map) });
         }
-        Ok(opened)
-    }
-}
-
-impl Drop for SegmentFile {
-    fn drop(&mut self) {
-        // A file opened for reading has nothing to lose; the ticket need not be waited for.
-        drop(self.disk.close(self.file));
-    }
-}
-
-impl Source for SegmentFile {
-    fn bytes(&self) -> u64 {
-        self.bytes
+        let open =
+            OpenFile { disk: disk.clone(), file: disk.open(&path, OpenMode::Read).wait().map_err(failed)? };
+        let length = disk.length(open.file).wait();
+        let bytes = length.map_err(|error| StoreError::io("measuring", &path, error))?;
+        if bytes != reference.bytes {
+            let (expected, found) = (format!("{} bytes", reference.bytes), format!("{bytes} bytes"));
+            return Err(StoreError::corrupt(&path, bytes.min(reference.bytes), expected, found));
+        }
+        Ok(SegmentFile { path, bytes, content: Content::Open(open) })
     }
 
-    fn read(&self, range: Range<u64>) -> Result<Vec<u8>, StoreError> {
+    /// Reads piece by piece until `range` is complete.
+    fn read_open(&self, open: &OpenFile, range: Range<u64>) -> Result<Vec<u8>, StoreError> {
         let mut bytes = Vec::new();
         let wanted = usize::try_from(range.end - range.start).map_err(|_| {
             StoreError::corrupt(&self.path, range.start, "a range that fits memory", format!("{range:?}"))
         })?;
         while bytes.len() < wanted {
-            let ticket = self.disk.read(self.file, range.start + bytes.len() as u64, wanted - bytes.len());
+            let ticket = open.disk.read(open.file, range.start + bytes.len() as u64, wanted - bytes.len());
             let piece = ticket.wait().map_err(|error| StoreError::io("reading", &self.path, error))?;
             if piece.is_empty() {
                 let (expected, at) = (format!("{wanted} bytes"), range.start + bytes.len() as u64);
@@ -96,6 +92,30 @@ impl Source for SegmentFile {
             }
         }
         Ok(bytes)
+    }
+}
+
+impl Drop for OpenFile {
+    fn drop(&mut self) {
+        // A file opened for reading has nothing to lose; the ticket need not be waited for.
+        drop(self.disk.close(self.file));
+    }
+}
+
+impl Source for SegmentFile {
+    fn bytes(&self) -> u64 {
+        self.bytes
+    }
+
+    fn read(&self, range: Range<u64>) -> Result<Cow<'_, [u8]>, StoreError> {
+        let map = match &self.content {
+            Content::Open(open) => return self.read_open(open, range).map(Cow::Owned),
+            Content::Mapped(map) => map,
+        };
+        let start = range.start;
+        let found = map.get(range).map_err(|error| StoreError::io("reading", &self.path, error))?;
+        let outside = || StoreError::corrupt(&self.path, start, "a range within the file", "its end");
+        found.map(Cow::Borrowed).ok_or_else(outside)
     }
 }
 
@@ -137,7 +157,13 @@ impl Stored<'_> {
             };
             self.apply(segment, &needed, groups, tables)?;
             let blocks = segment.blocks.iter().filter(|block| needed(block.state, block.group));
-            chain.append(segment.reference.clone(), segment.sequence, blocks.copied());
+            let part = Part {
+                path: segment.reference.path.as_str().into(),
+                bytes: segment.reference.bytes,
+                groups: segment.reference.groups.clone(),
+                sequence: segment.sequence,
+            };
+            chain.append(part, blocks.copied());
         }
         Ok(chain)
     }

@@ -104,8 +104,8 @@ impl Task {
     fn advance(&mut self, checkpoint: u64, rows: usize, file: &mut Vec<u8>) -> bool {
         let (snapshots, mut tables) = self.parts();
         match snapshots.advance(CheckpointId(checkpoint), &mut tables, rows) {
-            Step::More => false,
-            Step::Bytes(bytes) => {
+            Step::More | Step::Waits => false,
+            Step::Bytes { bytes, .. } => {
                 file.extend_from_slice(&bytes);
                 false
             }

@@ -58,9 +58,10 @@ use crate::error::StoreError;
 use crate::ids::{AttemptId, CheckpointId};
 use crate::io::DiskHandle;
 use crate::key_group::KeyGroups;
-use crate::manifest::{KeyedStateMeta, Manifest, OperatorState, SubtaskState};
+use crate::manifest::{KeyedStateMeta, Manifest, OperatorState, SegmentRef, SubtaskState};
 use crate::snapshot::{KeyedSnapshots, Tables};
 use crate::table::{Backend, TableStats};
+use std::path::Path;
 use std::sync::Arc;
 use wake::Wake;
 use writing::{Writing, Written};
@@ -150,6 +151,7 @@ impl<T: Tables> Store<T> {
         let mut snapshots =
             KeyedSnapshots::new(0..key_groups.count(), options.incremental, options.zstd_level);
         snapshots.allow_unmatched(options.allow_unmatched);
+        snapshots.segment_bytes(options.segment_bytes);
         if let Some(manifest) = &manifest {
             restore(manifest, key_groups, &disk, &checkpoints, &mut snapshots, &mut tables)?;
         }
@@ -209,8 +211,8 @@ impl<T: Tables> Store<T> {
         );
         let id = self.checkpoints.begin()?;
         let path = names::segment_path(self.attempt, id, 0, 0);
-        self.snapshots.begin(id, self.attempt, path.clone(), &mut self.tables);
-        self.writing = Some(Writing::new(id, (self.options.unix_ms)(), self.checkpoints.dir(), path));
+        self.snapshots.begin(id, self.attempt, path, &mut self.tables);
+        self.writing = Some(Writing::new(id, (self.options.unix_ms)(), self.checkpoints.dir()));
         Ok(id)
     }
 
@@ -267,24 +269,11 @@ impl<T: Tables> Store<T> {
     fn publish(&mut self) -> Result<CheckpointId, StoreError> {
         let writing = self.writing.as_mut().expect("a checkpoint is under way");
         writing.keep();
-        let id = writing.id;
+        let (id, triggered) = (writing.id, writing.triggered_unix_ms);
         let segments = self.snapshots.segments(id);
         let total_bytes = segments.iter().map(|segment| segment.bytes).sum();
         let (segment_bytes, count) = (writing.bytes(), segments.len() as u64);
-        let manifest = Manifest {
-            job: self.options.name.clone(),
-            checkpoint: id,
-            attempt: self.attempt,
-            triggered_unix_ms: writing.triggered_unix_ms,
-            max_parallelism: self.options.max_parallelism,
-            operators: vec![OperatorState {
-                uid: UID.to_owned(),
-                parallelism: 1,
-                keyed: self.metas.clone(),
-                subtasks: vec![SubtaskState { segments, ..SubtaskState::default() }],
-            }],
-            channels: Vec::new(),
-        };
+        let manifest = self.manifest(id, self.attempt, triggered, segments);
         let manifest_bytes = self.checkpoints.publish(&manifest, self.options.retained, &|_| false)?;
         self.snapshots.completed(id, &mut self.tables);
         self.writing = None;
@@ -295,6 +284,76 @@ impl<T: Tables> Store<T> {
         self.stats.last_segments = count;
         self.stats.last_manifest_bytes = manifest_bytes;
         Ok(id)
+    }
+
+    fn manifest(
+        &self,
+        checkpoint: CheckpointId,
+        attempt: AttemptId,
+        triggered_unix_ms: u64,
+        segments: Vec<SegmentRef>,
+    ) -> Manifest {
+        Manifest {
+            job: self.options.name.clone(),
+            checkpoint,
+            attempt,
+            triggered_unix_ms,
+            max_parallelism: self.options.max_parallelism,
+            operators: vec![OperatorState {
+                uid: UID.to_owned(),
+                parallelism: 1,
+                keyed: self.metas.clone(),
+                subtasks: vec![SubtaskState { segments, ..SubtaskState::default() }],
+            }],
+            channels: Vec::new(),
+        }
+    }
+
+    /// Writes the tables as they are now to a directory of their own, durably, and returns when that is done. A checkpoint
+    /// that is under way is completed first.
+    ///
+    /// The result is a store by itself, which refers to nothing outside: to start from it, open `dir` or a copy of it, with
+    /// either backend. No later checkpoint of this store builds on it, and this store never deletes it.
+    ///
+    /// # Errors
+    /// Nothing of `dir` may be used; remove it.
+    /// - [`StoreError::Incompatible`]: `dir` holds a checkpoint or savepoint already.
+    /// - [`StoreError::Io`], [`StoreError::OutcomeUnknown`]: the disk refused an operation.
+    /// - As of [`Store::advance`], for the checkpoint under way.
+    pub fn savepoint(&mut self, dir: impl AsRef<Path>) -> Result<(), StoreError> {
+        self.finish()?;
+        let dir = dir.as_ref();
+        let open = if self.options.locked { CheckpointStore::open } else { CheckpointStore::open_unlocked };
+        let mut target = open(self.disk.clone(), dir, &self.options.name)?;
+        if !target.completed().is_empty() {
+            let message = format!("{} holds a checkpoint already: choose another directory", dir.display());
+            return Err(StoreError::Incompatible(message));
+        }
+        let (attempt, id) = (target.next_attempt()?, target.begin()?);
+        let path = names::segment_path(attempt, id, 0, 0);
+        self.snapshots.begin_savepoint(id, attempt, path, &mut self.tables);
+        let mut writing = Writing::new(id, (self.options.unix_ms)(), target.dir());
+        let written = self.write(&mut writing).and_then(|()| {
+            writing.keep();
+            let segments = self.snapshots.segments(id);
+            let manifest = self.manifest(id, attempt, writing.triggered_unix_ms, segments);
+            target.publish(&manifest, 1, &|_| false).map(drop)
+        });
+        // Nothing builds on a savepoint: to the tables it is as though it had not been.
+        self.snapshots.aborted(id, &mut self.tables);
+        written
+    }
+
+    /// Drives a snapshot until its files are durable.
+    fn write(&mut self, writing: &mut Writing) -> Result<(), StoreError> {
+        loop {
+            let seen = self.wake.seen();
+            match writing.advance(&self.disk, &mut self.snapshots, &mut self.tables, SLICE_ROWS)? {
+                Written::More => {}
+                Written::Waits => self.wake.wait_beyond(seen),
+                Written::Durable => return Ok(()),
+            }
+        }
     }
 
     /// Ends the checkpoint under way without completing it.

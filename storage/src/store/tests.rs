@@ -131,6 +131,37 @@ fn a_cancelled_checkpoint_leaves_no_file_behind() {
 }
 
 #[test]
+fn a_savepoint_is_a_store_of_its_own() {
+    let disk = disk();
+    let mut store = open(&disk);
+    (0..1_000).for_each(|i| store.tables().counts.insert(&i, i));
+    store.checkpoint().unwrap();
+    (500..2_000).for_each(|i| store.tables().counts.insert(&i, 2 * i));
+    let expected = content(&mut store);
+    disk.fail_next(OpKind::Write, Fault::NoSpace);
+    store.savepoint("/data/failed").unwrap_err();
+    store.savepoint("/data/saved").unwrap();
+    assert!(matches!(store.savepoint("/data/saved"), Err(StoreError::Incompatible(_))));
+    store.tables().counts.insert(&1, 7);
+    // What the savepoint holds is still new to the next checkpoint.
+    let complete = store.checkpoint().unwrap();
+    let (saved, later) = (expected, content(&mut store));
+    drop(store);
+
+    let mut store = open(&disk);
+    assert_eq!(store.latest(), Some(complete));
+    assert!(content(&mut store) == later);
+    DiskHandle::new(disk.clone()).remove_dir_all("/data/state").unwrap();
+    let from_savepoint = || StoreOptions { dir: "/data/saved".into(), ..options(&disk) };
+    let mut store = open_with(from_savepoint()).unwrap();
+    assert!(content(&mut store) == saved);
+    store.tables().counts.remove(&1);
+    store.checkpoint().unwrap();
+    drop(store);
+    assert_eq!(open_with(from_savepoint()).unwrap().tables().counts.get(&1), None);
+}
+
+#[test]
 fn batches_do_what_single_calls_do() {
     let disk = disk();
     let mut store = open(&disk);

@@ -13,10 +13,10 @@ use super::bucket::Bucket;
 use super::epochs::{Epoch, LABEL, LABELS, Stamp, TOMBSTONE};
 use super::state_table::{GroupPlan, StateTable, TableStats, Written};
 use super::value_table::{LOG2_FIRST, ValueTable};
-use crate::codec::{Data, DecodeError, Key};
+use crate::codec::{Data, DecodeError, Key, Schema};
 use crate::key_group::{KeyGroup, KeyGroups};
 use crate::manifest::KeyedStateMeta;
-use crate::segment::{BLOCK_BYTES_TARGET, BlockKind, Rows, SegmentBuilder};
+use crate::segment::{BLOCK_BYTES_TARGET, BlockKind, Migration, Rows, SegmentBuilder};
 use std::ops::Range;
 
 /// What a scan does with an entry, by its label.
@@ -323,6 +323,9 @@ impl<K: Key, V: Data> StateTable for ValueTable<K, V> {
             // No row comes any more; give the memory back.
             scan.waiting[group].rows = Rows::new(K::FIXED_BYTES, V::FIXED_BYTES);
             scan.group += 1;
+            if out.bytes() > start_bytes {
+                return Written::Groups;
+            }
         }
     }
 
@@ -335,6 +338,10 @@ impl<K: Key, V: Data> StateTable for ValueTable<K, V> {
             self.scan = None;
         }
         self.epochs.abort(epoch);
+    }
+
+    fn migration(&self, stored: &Schema) -> Option<Migration> {
+        Migration::of::<K, V>(stored)
     }
 
     fn restore_rows(&mut self, group: KeyGroup, rows: &Rows) -> Result<(), DecodeError> {

@@ -1,11 +1,11 @@
 //! The untyped side of a table: by it [`crate::snapshot`] writes and restores all states of an operator alike, whatever
 //! their types and their backend.
 
-use crate::codec::DecodeError;
+use crate::codec::{DecodeError, Schema};
 use crate::error::StoreError;
 use crate::key_group::{KeyGroup, KeyGroups};
 use crate::manifest::KeyedStateMeta;
-use crate::segment::{BlockPlace, Rows, SegmentBuilder};
+use crate::segment::{BlockPlace, Migration, Rows, SegmentBuilder};
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -25,7 +25,7 @@ pub enum GroupPlan {
 pub enum Written {
     /// Call again.
     More,
-    /// Call again; all that was written so far is of whole key groups, so a new file may begin here.
+    /// Call again; a key group has just ended, so here is a good place for a new file to begin.
     Groups,
     /// Call again once a read or another slow operation of the table's own has moved on: there is nothing to do at once.
     Waits,
@@ -81,7 +81,8 @@ pub trait StateTable: Send {
     fn begin_snapshot(&mut self, state: u16, plan: &[GroupPlan]) -> u64;
 
     /// Writes a part of the begun snapshot to `out`: at most about one block, or what `rows` visited slots yield but at
-    /// least one bucket. [`Written::Done`] when nothing is left, also when no snapshot is begun.
+    /// least one bucket. [`Written::Done`] when nothing is left, also when no snapshot is begun. With `usize::MAX` for
+    /// `rows` it waits for reads within the call, and never answers [`Written::Waits`].
     fn advance_snapshot(&mut self, out: &mut SegmentBuilder, rows: usize) -> Written;
 
     /// The checkpoint of the snapshot of `epoch` is completed: later deltas need not hold what it holds.
@@ -91,14 +92,19 @@ pub trait StateTable: Send {
     fn aborted(&mut self, epoch: u64);
 
     /// Right after [`StateTable::begin_snapshot`] with [`GroupPlan::Delta`] for every group: the paths of the segments of
-    /// earlier checkpoints that hold rows of this snapshot, in no order. `None` for a table that leaves that decision
-    /// to the rule of bases and deltas; others get no plan but `Delta`, save for savepoints and full snapshots.
+    /// earlier checkpoints that hold rows of this snapshot, in no order. `None`, at any time, for a table that leaves that
+    /// decision to the rule of bases and deltas; others answer `Some` at any time, also before the first snapshot, and get
+    /// no plan but `Delta`, save for savepoints and full snapshots.
     fn segments_needed(&self) -> Option<Vec<Arc<str>>> {
         None
     }
 
-    /// Applies rows of a completed checkpoint, oldest first; to a table that has taken no snapshot yet. Rows of
-    /// groups that the table does not hold must not be among them.
+    /// How rows whose values were stored under the schema `stored` become rows of this table, by [`Migration::of`]; `None`
+    /// where they cannot. Keys never migrate, as their bytes decide their key group.
+    fn migration(&self, stored: &Schema) -> Option<Migration>;
+
+    /// Applies rows of a completed checkpoint, oldest first; to a table that has taken no snapshot yet. Rows are encoded
+    /// as the table's types are today. Rows of groups that the table does not hold must not be among them.
     ///
     /// # Errors
     /// When the rows are not of the table's types, or not of the group they claim.

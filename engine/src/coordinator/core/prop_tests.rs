@@ -274,7 +274,12 @@ impl World {
     }
 
     fn snapshot(&self, task: u32, id: u64) -> TaskSnapshot {
-        let segment = |id: u64| SegmentRef { path: format!("shared/{task}-{id}"), bytes: 1 };
+        let segment = |id: u64| SegmentRef {
+            path: format!("shared/{task}-{id}"),
+            bytes: 1,
+            groups: 0..1,
+            states: Vec::new(),
+        };
         // Each snapshot builds on the one before, as incremental snapshots do.
         let segments = (id.saturating_sub(1)..=id).map(segment).collect();
         TaskSnapshot {

@@ -204,7 +204,10 @@ impl Job {
 
 /// A snapshot that names these segments and files of in-flight data.
 fn naming(segments: &[&str], channels: &[&str]) -> TaskSnapshot {
-    let segments = segments.iter().map(|path| SegmentRef { path: (*path).into(), bytes: 1 }).collect();
+    let segments = segments
+        .iter()
+        .map(|path| SegmentRef { path: (*path).into(), bytes: 1, groups: 0..1, states: Vec::new() })
+        .collect();
     let channel = |path: &&str| ChannelState {
         edge: "e".into(),
         producer: 0,

@@ -250,7 +250,12 @@ impl World {
     }
 
     fn ack(&mut self, worker: usize, id: u64) {
-        let segments = vec![SegmentRef { path: format!("shared/{worker}-{id}"), bytes: 1 }];
+        let segments = vec![SegmentRef {
+            path: format!("shared/{worker}-{id}"),
+            bytes: 1,
+            groups: 0..1,
+            states: Vec::new(),
+        }];
         let subtask = SubtaskState { index: worker as u32, segments, ..SubtaskState::default() };
         let stats = SnapshotStats { start_delay_ns: 1000 * (1 + worker as u64), ..SnapshotStats::default() };
         let snapshot =

@@ -47,6 +47,39 @@ impl Chooser for Seeded {
     }
 }
 
+/// All sequences of choices, one after another: the last choice turns first.
+#[derive(Default)]
+pub(super) struct InTurn {
+    /// Each choice of this sequence, and among how many it was.
+    choices: Vec<(usize, usize)>,
+    /// Number of choices made so far.
+    made: usize,
+}
+
+impl InTurn {
+    /// Turns to the next sequence; false after the last.
+    pub(super) fn advance(&mut self) -> bool {
+        self.made = 0;
+        while let Some((choice, count)) = self.choices.pop() {
+            if choice + 1 < count {
+                self.choices.push((choice + 1, count));
+                return true;
+            }
+        }
+        false
+    }
+}
+
+impl Chooser for InTurn {
+    fn choose(&mut self, count: usize) -> usize {
+        if self.made == self.choices.len() {
+            self.choices.push((0, count));
+        }
+        self.made += 1;
+        self.choices[self.made - 1].0
+    }
+}
+
 /// The file system after power came back.
 pub(super) fn image(fs: &FileSystem, profile: CrashProfile, chooser: &mut impl Chooser) -> FileSystem {
     let dirs_until = match profile {

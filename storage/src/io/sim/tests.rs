@@ -322,6 +322,22 @@ fn a_second_crash_takes_nothing_more() {
 }
 
 #[test]
+fn all_images_in_turn_are_those_that_seeds_find() {
+    let (disk, handle) = disk();
+    let file = handle.open("/f", OpenMode::CreateNew).wait().unwrap();
+    write(&handle, file, 0, vec![1; 700]);
+    write(&handle, file, 600, vec![2; 700]);
+    for profile in PROFILES {
+        let mut found = BTreeSet::new();
+        assert!(disk.each_crash_image(profile, 10_000, |image| _ = found.insert(image.read_file("/f").ok())));
+        assert_eq!(found, outcomes(&disk, profile, "/f"), "{profile:?}");
+    }
+    let mut count = 0;
+    assert!(!disk.each_crash_image(CrashProfile::Weak, 5, |_| count += 1));
+    assert_eq!(count, 5);
+}
+
+#[test]
 fn removed_files_do_not_fill_the_memory() {
     let (disk, handle) = disk();
     for _ in 0..500 {
