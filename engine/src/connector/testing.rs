@@ -177,7 +177,7 @@ impl TestDisk {
             Request::Open { path, mode } => {
                 let mut options = OpenOptions::new();
                 match mode {
-                    OpenMode::Read => options.read(true),
+                    OpenMode::Read | OpenMode::ReadRandom => options.read(true),
                     OpenMode::CreateNew => options.write(true).create_new(true),
                     OpenMode::ReadWrite => options.read(true).write(true),
                 };

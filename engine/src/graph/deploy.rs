@@ -5,19 +5,20 @@
 
 use super::build::TaskContext;
 use super::edge::{RestoredChannel, WireContext};
+use super::restore::{guarded, restore_tasks};
 use super::{Graph, VertexId};
 use crate::clock::Clock;
 use crate::config::StateBackend;
 use crate::control::{ReportSink, TaskId};
 use crate::coordinator::{Deploy, DeployError, DeployedOperator, Deployment};
 use crate::metrics::TaskMetrics;
-use crate::operator::{BindContext, Failure, OperatorRestore};
+use crate::operator::{BindContext, OperatorRestore};
 use crate::ring::doorbell::Doorbell;
 use crate::ring::{BatchPool, ChannelSpec};
 use crate::task::{KeyedRestore, PartFiles, Task};
 use std::any::Any;
 use std::collections::{BTreeMap, HashMap};
-use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::panic::AssertUnwindSafe;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -383,57 +384,6 @@ impl Ends {
     }
 }
 
-/// Restores the keyed state of all tasks, several at a time. Of several failures the first task's counts.
-fn restore_tasks(tasks: &mut [(usize, TaskId, Box<dyn Task>)], threads: usize) -> Result<(), DeployError> {
-    let count = tasks.len();
-    let queue = Mutex::new(tasks.iter_mut().enumerate());
-    let failures = Mutex::new(BTreeMap::new());
-    let work = || {
-        loop {
-            // Taken in a statement of its own: the lock must not be held while a task restores.
-            let next = queue.lock().unwrap_or_else(PoisonError::into_inner).next();
-            let Some((index, (_, _, task))) = next else { return };
-            let (name, partition) = (task.name().to_owned(), task.partition());
-            let restore = AssertUnwindSafe(|| task.restore().map_err(Box::new));
-            if let Err(error) = guarded(&name, partition, restore) {
-                failures.lock().unwrap_or_else(PoisonError::into_inner).insert(index, error);
-            }
-        }
-    };
-    std::thread::scope(|scope| {
-        for _ in 1..threads.min(count) {
-            // Where no thread is to be had, the others do its part.
-            let _ = std::thread::Builder::new().name("thalweg-restore".to_owned()).spawn_scoped(scope, work);
-        }
-        work();
-    });
-    match failures.into_inner().unwrap_or_else(PoisonError::into_inner).pop_first() {
-        Some((_, error)) => Err(error),
-        None => Ok(()),
-    }
-}
-
-/// Makes or restores a task; its failure, or a panic of user code, becomes the deployment's.
-fn guarded<R>(
-    name: &str,
-    partition: u32,
-    step: AssertUnwindSafe<impl FnOnce() -> Result<R, Failure>>,
-) -> Result<R, DeployError> {
-    match catch_unwind(step) {
-        Ok(Ok(done)) => Ok(done),
-        Ok(Err(failure)) => Err(DeployError {
-            message: format!("partition {partition}: {}", failure.message),
-            fatal: failure.fatal,
-            operator: Some(failure.operator),
-        }),
-        Err(panic) => {
-            let operator = crate::operator::Site::take_blamed().map(|uid| uid.to_string());
-            let message = format!("partition {partition}: panicked: {}", panic_message(&*panic));
-            Err(DeployError { message, fatal: false, operator: operator.or(Some(name.to_owned())) })
-        }
-    }
-}
-
 /// What a checkpoint holds for the operators `uids` at `partition`.
 fn subtask_restore(
     manifest: Option<&Manifest>,
@@ -472,12 +422,4 @@ fn fatal(message: String) -> DeployError {
 /// The files of a checkpoint can't be read.
 fn unreadable(error: StoreError) -> DeployError {
     DeployError { message: error.to_string(), fatal: !error.may_pass(), operator: None }
-}
-
-fn panic_message(panic: &(dyn Any + Send)) -> &str {
-    panic
-        .downcast_ref::<&str>()
-        .copied()
-        .or_else(|| panic.downcast_ref::<String>().map(String::as_str))
-        .unwrap_or("a value that is no text")
 }

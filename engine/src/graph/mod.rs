@@ -4,6 +4,7 @@
 //! state and in-flight data are found again by them.
 
 mod build;
+mod restore;
 mod deploy;
 mod edge;
 #[cfg(test)]

@@ -6,6 +6,7 @@
 
 mod value;
 
+pub use thalweg_storage::table::TableStats;
 pub use value::{ValueState, ValueStateDescriptor};
 
 use std::ops::Range;

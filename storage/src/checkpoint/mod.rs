@@ -4,6 +4,7 @@
 //! <root>/<job>/LOCK                      held by the one engine that may write here
 //! <root>/<job>/attempt-<n>/              empty; makes the number of the latest attempt durable
 //! <root>/<job>/shared/seg-…              segments, named by the manifests of one or more checkpoints
+//! <root>/<job>/shared/scratch-…          what a running attempt holds no memory for; named by nothing
 //! <root>/<job>/chk-<id>/channel-…        in-flight data of one checkpoint
 //! <root>/<job>/chk-<id>/MANIFEST         its durable name makes the checkpoint COMPLETED
 //! ```
@@ -15,7 +16,7 @@
 //!   files that it names are durable;
 //! - a file is deleted only when no completed checkpoint, no checkpoint of unknown outcome and nobody who writes it
 //!   names it, and only after the deletion of the last manifest that named it is durable;
-//! - while one manifest cannot be read, nothing is deleted.
+//! - while one manifest cannot be read, nothing is deleted that it might name.
 //!
 //! Blocking: driven by the coordinator's thread, never by a worker.
 
@@ -385,19 +386,23 @@ impl CheckpointStore {
     }
 
     /// Deletes every segment that no checkpoint and not `in_use` names, also those that this store was never told of,
-    /// such as the unfinished ones of a failed attempt. To be called while no attempt runs.
+    /// such as the unfinished ones of a failed attempt, and scratch files. To be called while no attempt runs.
     ///
     /// # Errors
     /// [`StoreError::Io`]: some files are left; a later call tries again.
     pub fn sweep(&mut self, in_use: &dyn Fn(&str) -> bool) -> Result<(), StoreError> {
+        let mut result = Ok(());
         for entry in self.files.list(&self.shared)? {
+            if names::is_scratch(&entry.name) && !entry.is_dir {
+                result = result.and(self.files.remove(&self.shared.join(&entry.name)));
+            }
             let Some((attempt, checkpoint)) = names::parse_segment(&entry.name) else { continue };
             // A name that is the only trace of its ids must stay until a directory carries higher ones.
             if attempt.0 <= self.attempts.durable && checkpoint.0 <= self.checkpoints.durable {
                 self.retention.discard([format!("{}/{}", names::SHARED, entry.name)]);
             }
         }
-        self.clean(in_use)
+        result.and(self.clean(in_use))
     }
 
     /// Deletes the manifests of the checkpoints that are not retained. They must be gone for good before the first

@@ -25,6 +25,13 @@ pub fn channel_path(attempt: AttemptId, checkpoint: CheckpointId, vertex: u32, s
     format!("chk-{checkpoint}/channel-a{attempt}-{vertex}-{subtask}")
 }
 
+/// Path, below the job's directory, of the scratch file of `subtask` of `vertex`: what its tables cannot hold in memory until
+/// the next snapshot. No checkpoint names it; what a crash leaves of it goes when the directory is opened again. A task
+/// with several tables adds to the name.
+pub fn scratch_path(attempt: AttemptId, vertex: u32, subtask: u32) -> String {
+    format!("{SHARED}/scratch-a{attempt}-{vertex}-{subtask}")
+}
+
 /// Name of a checkpoint's directory.
 pub fn checkpoint_dir(id: CheckpointId) -> String {
     format!("chk-{id}")
@@ -49,6 +56,12 @@ pub(super) fn parse_segment(name: &str) -> Option<(AttemptId, CheckpointId)> {
     let attempt = number(parts.next()?)?;
     let checkpoint = number(parts.next()?.strip_prefix('c')?)?;
     parts.next().map(|_| (AttemptId(attempt), CheckpointId(checkpoint)))
+}
+
+/// True for the name of a scratch file.
+pub(super) fn is_scratch(name: &str) -> bool {
+    let attempt = name.strip_prefix("scratch-a").and_then(|rest| rest.split_once('-'));
+    attempt.is_some_and(|(attempt, _)| number(attempt).is_some())
 }
 
 /// True for a path that names a segment or a file of in-flight data: what the store may delete when a manifest or a
@@ -80,6 +93,8 @@ mod tests {
         assert_eq!(parse_checkpoint_dir(&checkpoint_dir(checkpoint)), Some(checkpoint));
         assert_eq!(parse_attempt_dir(&attempt_dir(attempt)), Some(attempt));
         assert_eq!(channel_path(attempt, checkpoint, 2, 7), "chk-41/channel-a3-2-7");
+        let scratch = scratch_path(attempt, 2, 7);
+        assert!(is_scratch(scratch.strip_prefix("shared/").unwrap()) && !is_data_file(&scratch));
     }
 
     #[test]
@@ -91,6 +106,10 @@ mod tests {
         }
         for name in ["seg-a1", "seg-a1-2-3-4", "seg-a1-c2", "seg-a-c2-1-1", "seg-a1-c-1-1", "seg-b1-c2-3-4"] {
             assert_eq!(parse_segment(name), None, "{name}");
+        }
+        for name in ["scratch", "scratch-a", "scratch-a1", "scratch-ax-1", "seg-a1-c2-3-4", "xscratch-a1-2-3"]
+        {
+            assert!(!is_scratch(name), "{name}");
         }
     }
 

@@ -129,7 +129,7 @@ impl State {
         match request {
             Request::Open { path, mode } => {
                 let file = match mode {
-                    OpenMode::Read => File::open(&path)?,
+                    OpenMode::Read | OpenMode::ReadRandom => File::open(&path)?,
                     OpenMode::CreateNew => File::create_new(&path)?,
                     OpenMode::ReadWrite => File::options().read(true).write(true).open(&path)?,
                 };

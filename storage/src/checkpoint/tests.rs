@@ -432,6 +432,7 @@ fn leftovers_go_when_the_directory_is_opened_and_foreign_names_stay() {
         begin(&disk, &mut store);
     }
     write(&disk, "chk-3/MANIFEST.tmp");
+    write(&disk, "shared/scratch-a1-0-0");
     drop(store);
     write(&disk, "shared/notes");
     write(&disk, "README");

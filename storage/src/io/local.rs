@@ -6,6 +6,7 @@
 use super::{Entry, OpenMode};
 use std::fs::{DirBuilder, File, OpenOptions};
 use std::io;
+use std::os::fd::AsFd;
 use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt};
 use std::path::Path;
 
@@ -18,11 +19,23 @@ pub(super) const DIR_MODE: u32 = 0o700;
 pub(super) fn open(path: &Path, mode: OpenMode) -> io::Result<File> {
     let mut options = OpenOptions::new();
     match mode {
-        OpenMode::Read => options.read(true),
+        OpenMode::Read | OpenMode::ReadRandom => options.read(true),
         OpenMode::CreateNew => options.read(true).write(true).create_new(true).mode(FILE_MODE),
         OpenMode::ReadWrite => options.read(true).write(true),
     };
-    options.open(path)
+    let file = options.open(path)?;
+    if mode == OpenMode::ReadRandom {
+        expect_random_reads(&file);
+    }
+    Ok(file)
+}
+
+/// Keeps the system from reading ahead in `file`. Where it does not listen, only speed is lost.
+pub(super) fn expect_random_reads(file: impl AsFd) {
+    #[cfg(target_os = "linux")]
+    let _ = rustix::fs::fadvise(file, 0, None, rustix::fs::Advice::Random);
+    #[cfg(not(target_os = "linux"))]
+    let _ = file;
 }
 
 /// Fills `buffer` from `offset` on; returns how many bytes came before the end of the file.

@@ -45,6 +45,8 @@ pub struct FileId(pub u64);
 pub enum OpenMode {
     /// An existing file, to read.
     Read,
+    /// An existing file, to read pieces of it here and there: the system reads nothing ahead.
+    ReadRandom,
     /// A file that must not exist yet, to write; mode 0600.
     CreateNew,
     /// An existing file, to read and write.

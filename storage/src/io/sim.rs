@@ -327,7 +327,7 @@ impl State {
             Request::Open { path, mode } => {
                 let node = match mode {
                     OpenMode::CreateNew => self.fs.create_file(&path)?,
-                    OpenMode::Read => self.fs.find(&path)?,
+                    OpenMode::Read | OpenMode::ReadRandom => self.fs.find(&path)?,
                     OpenMode::ReadWrite => {
                         let node = self.fs.find(&path)?;
                         self.fs.file(node)?;
@@ -388,7 +388,7 @@ impl State {
 
     fn writable(&mut self, file: FileId, otherwise: Errno) -> io::Result<NodeId> {
         let open = self.usable(file)?;
-        if open.mode == OpenMode::Read { Err(otherwise.into()) } else { Ok(open.node) }
+        if is_read_only(open.mode) { Err(otherwise.into()) } else { Ok(open.node) }
     }
 
     /// Lets go of removed files now and then, so that a long simulation does not fill up.
@@ -419,7 +419,7 @@ impl State {
     /// Applies what a request would do to `fs`; whether it fails is of interest to nobody any more.
     fn apply_silently(&self, fs: &mut FileSystem, request: &Request) {
         let open = |file: &FileId| self.files.get(&file.0).filter(|open| !open.poisoned);
-        let written = |file: &FileId| open(file).filter(|open| open.mode != OpenMode::Read);
+        let written = |file: &FileId| open(file).filter(|open| !is_read_only(open.mode));
         let _ = match request {
             Request::Open { path, mode: OpenMode::CreateNew } => fs.create_file(path).map(|_| ()),
             Request::Write { file, offset, data } => match written(file) {
@@ -462,6 +462,10 @@ impl State {
             }
         }
     }
+}
+
+fn is_read_only(mode: OpenMode) -> bool {
+    matches!(mode, OpenMode::Read | OpenMode::ReadRandom)
 }
 
 impl OpKind {

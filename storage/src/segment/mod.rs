@@ -14,6 +14,7 @@
 //! `rows` is the layout of rows within a block; `format` the layout of the structures around them; `migration` turns rows
 //! of an older version of a state into rows of today's.
 
+mod block;
 mod builder;
 mod format;
 mod reader;
@@ -22,6 +23,7 @@ mod migration;
 #[cfg(test)]
 mod tests;
 
+pub(crate) use block::{BlockDecoder, Expected};
 pub(crate) use builder::BLOCK_BYTES_TARGET;
 pub use builder::{BlockPlace, BlockSummary, SegmentBuilder};
 pub use format::{BlockKind, ROW_BYTES_MAX, SEGMENT_VERSION};

@@ -3,9 +3,10 @@
 //! Always true: no length from the file is used before its CRC was right and the length within its bound, and nothing is
 //! allocated for more than the file itself can hold, save for the decompressed content of one block.
 
+use super::block::{BlockDecoder, Expected, check};
 use super::format::{
-    BLOCK_HEADER_BYTES, BlockHeader, BlockKind, Compression, ENTRY_BYTES, Entry, HEADER_BYTES, Header,
-    Mismatch, SEGMENT_VERSION, TRAILER_BYTES, Trailer,
+    BLOCK_HEADER_BYTES, BlockKind, ENTRY_BYTES, Entry, HEADER_BYTES, Header, Mismatch, SEGMENT_VERSION,
+    TRAILER_BYTES, Trailer,
 };
 use super::rows::Rows;
 use crate::error::StoreError;
@@ -203,6 +204,7 @@ impl<S: Source> SegmentReader<S> {
         mut wanted: impl FnMut(&BlockEntry) -> bool,
         mut visit: impl FnMut(&BlockEntry, Rows) -> Result<(), StoreError>,
     ) -> Result<(), StoreError> {
+        let mut decoder = BlockDecoder::default();
         let mut first = 0;
         while first < self.entries.len() {
             let start = self.entries[first].offset;
@@ -214,11 +216,19 @@ impl<S: Source> SegmentReader<S> {
             for (i, entry) in self.entries.iter().enumerate().take(last).skip(first) {
                 let block = &bytes[(entry.offset - start) as usize..(entry.end() - start) as usize];
                 let summary = summary((i, entry));
-                let rows = check_block(i, entry, block, wanted(&summary)).map_err(|mismatch| {
+                let damaged = |mismatch: Mismatch| {
                     StoreError::corrupt(&self.path, entry.offset, mismatch.expected, mismatch.found)
-                })?;
-                if let Some(rows) = rows {
-                    visit(&summary, rows)?;
+                };
+                let expected = Expected {
+                    index: i as u32,
+                    state: Some(entry.state),
+                    group: entry.group,
+                    kind: Some(entry.kind),
+                    rows: entry.rows,
+                };
+                let (header, stored) = check(&expected, block).map_err(damaged)?;
+                if wanted(&summary) {
+                    visit(&summary, decoder.rows(&header, stored).map_err(damaged)?)?;
                 }
             }
             first = last;
@@ -237,35 +247,6 @@ fn summary((index, entry): (usize, &Entry)) -> BlockEntry {
         rows: entry.rows,
         bytes: entry.end() - entry.offset,
     }
-}
-
-/// Checks one block against its directory entry; its rows, if wanted.
-fn check_block(index: usize, entry: &Entry, block: &[u8], wanted: bool) -> Result<Option<Rows>, Mismatch> {
-    let (header, stored) = BlockHeader::decode(block)?;
-    let in_directory = (index as u32, entry.state, entry.group, entry.kind, entry.rows);
-    let in_block = (header.sequence, header.state, header.group, header.kind, header.rows);
-    if in_directory != in_block {
-        return Err(Mismatch { expected: format!("block {in_directory:?}"), found: format!("{in_block:?}") });
-    }
-    if !wanted {
-        return Ok(None);
-    }
-    let raw_bytes = header.raw_bytes as usize;
-    let decompressed;
-    let content = match header.compression {
-        Compression::None => stored,
-        Compression::Zstd => {
-            let expected = || format!("{raw_bytes} bytes of rows");
-            decompressed = zstd::bulk::decompress(stored, raw_bytes)
-                .map_err(|error| Mismatch { expected: expected(), found: error.to_string() })?;
-            &decompressed
-        }
-    };
-    if content.len() != raw_bytes {
-        let found = format!("{} bytes", content.len());
-        return Err(Mismatch { expected: format!("{raw_bytes} bytes of rows"), found });
-    }
-    Rows::decode(header.kind, header.rows as usize, header.key_bytes, header.value_bytes, content).map(Some)
 }
 
 fn array<const N: usize>(bytes: &[u8]) -> [u8; N] {

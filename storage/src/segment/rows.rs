@@ -266,6 +266,29 @@ impl Rows {
         );
     }
 
+    /// Appends a row of an encoded key and an encoded value, whose lengths are those of the columns where these have one; without a
+    /// value it is a tombstone.
+    ///
+    /// # Panics
+    /// As [`Rows::push`], and when a length is not the column's.
+    #[inline]
+    pub(crate) fn push_encoded(&mut self, key: &[u8], value: Option<&[u8]>) {
+        if self.count.is_multiple_of(8) {
+            self.tombstones.push(0);
+        }
+        self.keys.push(|out| out.copy_from_slice(key), |out| out.extend_from_slice(key));
+        match value {
+            Some(value) => {
+                self.values.push(|out| out.copy_from_slice(value), |out| out.extend_from_slice(value))
+            }
+            None => {
+                self.tombstones[self.count / 8] |= 1 << (self.count % 8);
+                self.values.push(|_| {}, |_| {});
+            }
+        }
+        self.count += 1;
+    }
+
     /// Appends many rows, as [`Rows::push`] does one; several times as fast where keys and values have a fixed length.
     ///
     /// # Panics

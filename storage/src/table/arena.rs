@@ -21,7 +21,7 @@ const HUGE_PAGE_BYTES: usize = 2 << 20;
 const GROWTH: usize = 8;
 
 /// Hands out blocks of one layout.
-pub(super) struct Arena {
+pub(crate) struct Arena {
     block: Layout,
     /// By start address.
     regions: BTreeMap<usize, Region>,

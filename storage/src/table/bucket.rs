@@ -422,7 +422,7 @@ impl<K, V> Bucket<K, V> {
 
 /// Starts loading the cache line of `address`, which need not be valid.
 #[inline(always)]
-fn prefetch_line(address: *const u8) {
+pub(crate) fn prefetch_line(address: *const u8) {
     #[cfg(all(target_arch = "x86_64", not(miri)))]
     // SAFETY: a prefetch has no effect but on the cache, whatever the address; x86-64 always has SSE.
     unsafe {

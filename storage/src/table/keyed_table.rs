@@ -5,6 +5,7 @@ use super::state_table::StateTable;
 use super::value_table::ValueTable;
 use crate::codec::{Data, Key};
 use crate::key_group::{KeyGroup, KeyGroups};
+use crate::log::{LogOptions, LogTable};
 use std::ops::Range;
 
 /// Which kind of table holds keyed state, with all that it needs.
@@ -13,6 +14,8 @@ use std::ops::Range;
 pub enum Backend {
     /// Typed hash tables in memory.
     HashMap,
+    /// Logs of pages, which may leave memory.
+    Log(LogOptions),
 }
 
 /// The entries of one keyed state in one task's range of key groups.
@@ -25,6 +28,8 @@ pub enum Backend {
 pub enum KeyedTable<K: Key, V: Data> {
     /// See [`ValueTable`].
     HashMap(ValueTable<K, V>),
+    /// See [`LogTable`].
+    Log(LogTable<K, V>),
 }
 
 impl<K: Key, V: Data> KeyedTable<K, V> {
@@ -37,6 +42,7 @@ impl<K: Key, V: Data> KeyedTable<K, V> {
     ) -> Self {
         match backend {
             Backend::HashMap => KeyedTable::HashMap(ValueTable::new(name, groups, range)),
+            Backend::Log(options) => KeyedTable::Log(LogTable::new(name, groups, range, options.clone())),
         }
     }
 
@@ -44,6 +50,7 @@ impl<K: Key, V: Data> KeyedTable<K, V> {
     pub fn len(&self) -> usize {
         match self {
             KeyedTable::HashMap(table) => table.len(),
+            KeyedTable::Log(table) => table.len(),
         }
     }
 
@@ -62,13 +69,17 @@ impl<K: Key, V: Data> KeyedTable<K, V> {
                 hashes.for_each(|hash| table.prefetch(hash));
                 count
             }
+            KeyedTable::Log(table) => table.announce(hashes),
         }
     }
 
     /// The value of `key`.
     #[inline]
     pub fn get(&mut self, hash: u64, key: &K) -> Option<V> {
-        self.read(hash, key, V::clone)
+        match self {
+            KeyedTable::HashMap(table) => table.get(hash, key).cloned(),
+            KeyedTable::Log(table) => table.get(hash, key),
+        }
     }
 
     /// What `read` makes of the value of `key`, if there is one.
@@ -76,6 +87,7 @@ impl<K: Key, V: Data> KeyedTable<K, V> {
     pub fn read<R>(&mut self, hash: u64, key: &K, read: impl FnOnce(&V) -> R) -> Option<R> {
         match self {
             KeyedTable::HashMap(table) => table.get(hash, key).map(read),
+            KeyedTable::Log(table) => table.read(hash, key, read),
         }
     }
 
@@ -86,6 +98,7 @@ impl<K: Key, V: Data> KeyedTable<K, V> {
     pub fn insert(&mut self, hash: u64, key: &K, value: V) {
         match self {
             KeyedTable::HashMap(table) => drop(table.insert(hash, key, value)),
+            KeyedTable::Log(table) => table.insert(hash, key, value),
         }
     }
 
@@ -102,6 +115,7 @@ impl<K: Key, V: Data> KeyedTable<K, V> {
     ) -> R {
         match self {
             KeyedTable::HashMap(table) => table.update(hash, key, make, change),
+            KeyedTable::Log(table) => table.update(hash, key, make, change),
         }
     }
 
@@ -109,6 +123,27 @@ impl<K: Key, V: Data> KeyedTable<K, V> {
     pub fn remove(&mut self, hash: u64, key: &K) -> bool {
         match self {
             KeyedTable::HashMap(table) => table.remove(hash, key).is_some(),
+            KeyedTable::Log(table) => table.remove(hash, key),
+        }
+    }
+
+    /// Lets the table drop rows for which `expired` returns true of the time that [`KeyedTable::expire_until`] gave last:
+    /// they are left out of full snapshots, and removed by [`StateTable::maintain`], which looks for them anew
+    /// whenever that time has gone on by `step_ms`.
+    pub fn set_expiry(&mut self, expired: fn(&V, u64) -> bool, step_ms: u64) {
+        match self {
+            KeyedTable::HashMap(table) => table.set_expiry(expired, step_ms),
+            // Calls take expired rows for absent and remove those that they meet.
+            KeyedTable::Log(_) => {}
+        }
+    }
+
+    /// What was last accessed at `time_ms` or before has expired. Costs nothing.
+    #[inline]
+    pub fn expire_until(&mut self, time_ms: u64) {
+        match self {
+            KeyedTable::HashMap(table) => table.expire_until(time_ms),
+            KeyedTable::Log(_) => {}
         }
     }
 
@@ -116,6 +151,7 @@ impl<K: Key, V: Data> KeyedTable<K, V> {
     pub fn for_each(&mut self, visit: impl FnMut(&K, &V)) {
         match self {
             KeyedTable::HashMap(table) => table.for_each(visit),
+            KeyedTable::Log(table) => table.for_each(visit),
         }
     }
 
@@ -123,6 +159,7 @@ impl<K: Key, V: Data> KeyedTable<K, V> {
     pub fn untyped(&mut self) -> &mut dyn StateTable {
         match self {
             KeyedTable::HashMap(table) => table,
+            KeyedTable::Log(table) => table,
         }
     }
 }

@@ -6,7 +6,7 @@
 //!   kept, wherever the `Op` itself is moved;
 //! - a failed sync or close is never repeated; reads and writes continue until they are complete.
 
-use super::super::local::{DIR_MODE, FILE_MODE};
+use super::super::local::{DIR_MODE, FILE_MODE, expect_random_reads};
 use super::super::{FileId, OpenMode, Reply};
 use io_uring::types::{Fd, FsyncFlags};
 use io_uring::{opcode, squeue};
@@ -63,7 +63,7 @@ impl Op {
             Op::Open { path, mode } => {
                 let flags = OFlags::CLOEXEC
                     | match mode {
-                        OpenMode::Read => OFlags::RDONLY,
+                        OpenMode::Read | OpenMode::ReadRandom => OFlags::RDONLY,
                         OpenMode::CreateNew => OFlags::RDWR | OFlags::CREATE | OFlags::EXCL,
                         OpenMode::ReadWrite => OFlags::RDWR,
                     };
@@ -110,7 +110,13 @@ impl Op {
             };
         }
         match self {
-            Op::Open { .. } => Step::Opened(owned(answer)),
+            Op::Open { mode, .. } => {
+                let fd = owned(answer);
+                if *mode == OpenMode::ReadRandom {
+                    expect_random_reads(&fd);
+                }
+                Step::Opened(fd)
+            }
             Op::OpenDir { .. } => {
                 *self = Op::SyncDir { dir: owned(answer) };
                 Step::Again

@@ -1,0 +1,67 @@
+//! One bit for each row of a page, with no memory until one is set.
+
+/// A set of slots.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Bits(Vec<u64>);
+
+impl Bits {
+    /// True when `slot` is in the set.
+    #[inline(always)]
+    pub fn get(&self, slot: u32) -> bool {
+        self.0.get(slot as usize / 64).is_some_and(|word| word >> (slot % 64) & 1 != 0)
+    }
+
+    /// Adds `slot`.
+    #[inline(always)]
+    pub fn set(&mut self, slot: u32) {
+        let word = slot as usize / 64;
+        if word >= self.0.len() {
+            self.lengthen(word);
+        }
+        self.0[word] |= 1 << (slot % 64);
+    }
+
+    /// Takes `slot` out.
+    #[inline(always)]
+    pub fn unset(&mut self, slot: u32) {
+        if let Some(word) = self.0.get_mut(slot as usize / 64) {
+            *word &= !(1 << (slot % 64));
+        }
+    }
+
+    /// Takes all out and gives the memory back.
+    pub fn clear(&mut self) {
+        self.0 = Vec::new();
+    }
+
+    /// Bytes of memory.
+    pub fn bytes(&self) -> usize {
+        self.0.capacity() * size_of::<u64>()
+    }
+
+    #[cold]
+    fn lengthen(&mut self, word: usize) {
+        // Rows come in order, so a page's bits grow by doubling, up to 512 bytes.
+        let words = (word + 1).next_power_of_two();
+        self.0.reserve_exact(words - self.0.len());
+        self.0.resize(words, 0);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn bits_are_those_that_were_set() {
+        let mut bits = Bits::default();
+        [3, 64, 4_095, 70].iter().for_each(|slot| bits.set(*slot));
+        bits.unset(70);
+        bits.unset(5);
+        let found: Vec<u32> = (0..5_000).filter(|slot| bits.get(*slot)).collect();
+        assert_eq!(found, [3, 64, 4_095]);
+        assert_eq!(bits.bytes(), 512);
+        bits.clear();
+        assert_eq!((bits.get(3), bits.bytes()), (false, 0));
+    }
+}

@@ -1,0 +1,304 @@
+//! The pages of a table: where each one's rows are in memory and on disk, and which rows still count.
+//!
+//! Always true:
+//! - the pages of a group form a list in the order of their creation, which is the order in which they are replayed;
+//! - in it, *clean* pages (those with a place in a segment of the last completed checkpoint) come before *dirty* ones;
+//! - `live` is the number of rows that are not `gone`; a page whose `live` is 0 is given back, unless it is open or a
+//!   running snapshot still needs it;
+//! - a row that goes gone in the epoch of its page becomes a tombstone too, so that its value is not written.
+//!
+//! A page keeps its number while it exists; numbers of given back pages are used again, so whoever remembers one across calls also
+//! remembers the page's sequence.
+
+use super::bits::Bits;
+use super::leaf::PAGES_MAX;
+use super::page::{PageEntry, PageMemory, RowShape};
+
+/// Stands for no page.
+pub(super) const NONE: u32 = u32::MAX;
+
+/// Where a page lies on disk.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Place {
+    /// Number of its segment, see [`super::segments`].
+    pub segment: u32,
+    /// Index of its block in the file.
+    pub index: u32,
+    /// Length of its block.
+    pub bytes: u32,
+    /// Where its block starts.
+    pub offset: u64,
+}
+
+/// What is known of a page, in memory or not.
+#[derive(Debug)]
+pub(super) struct PageMeta {
+    /// Rises with each page that is created.
+    pub sequence: u64,
+    /// Index of its key group within the table.
+    pub group: u16,
+    /// Number of rows.
+    pub count: u32,
+    /// Rows that are not gone; tombstones among them.
+    pub live: u32,
+    /// Bytes of the rows, without their ends.
+    pub used: u32,
+    pub previous: u32,
+    pub next: u32,
+    /// Its block in a segment, if a completed checkpoint has it.
+    pub place: Option<Place>,
+    /// Rows that delete their key.
+    pub tombstones: Bits,
+    /// Rows that are no longer the latest word of their key.
+    pub gone: Bits,
+    /// Rows before which the key was absent. Means nothing once the page is sealed.
+    pub fresh: Bits,
+}
+
+impl PageMeta {
+    fn bits_bytes(&self) -> usize {
+        self.tombstones.bytes() + self.gone.bytes() + self.fresh.bytes()
+    }
+
+    /// True while no completed checkpoint has the page.
+    pub fn is_dirty(&self) -> bool {
+        self.place.is_none()
+    }
+}
+
+/// The pages of one key group.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Group {
+    /// The oldest page.
+    pub head: u32,
+    /// The youngest page.
+    pub tail: u32,
+    /// The oldest dirty page.
+    pub first_dirty: u32,
+    /// The page to which rows are appended, if it is of the present epoch.
+    pub open: u32,
+}
+
+pub(super) struct Pages {
+    pub shape: RowShape,
+    entries: Vec<PageEntry>,
+    metas: Vec<PageMeta>,
+    pub groups: Vec<Group>,
+    free: Vec<u32>,
+    memory: PageMemory,
+    next_sequence: u64,
+}
+
+impl Pages {
+    pub fn new(shape: RowShape, groups: usize) -> Self {
+        let group = Group { head: NONE, tail: NONE, first_dirty: NONE, open: NONE };
+        Pages {
+            shape,
+            entries: Vec::new(),
+            metas: Vec::new(),
+            groups: vec![group; groups],
+            free: Vec::new(),
+            memory: PageMemory::new(),
+            next_sequence: 1,
+        }
+    }
+
+    /// The sequence that the next page will have.
+    pub fn next_sequence(&self) -> u64 {
+        self.next_sequence
+    }
+
+    /// Bytes of memory of rows.
+    pub fn data_bytes(&self) -> usize {
+        self.memory.bytes()
+    }
+
+    /// Bytes of memory of everything else.
+    pub fn meta_bytes(&self) -> usize {
+        self.entries.capacity() * size_of::<PageEntry>()
+            + self.metas.capacity() * size_of::<PageMeta>()
+            + self.metas.iter().map(PageMeta::bits_bytes).sum::<usize>()
+            + self.groups.capacity() * size_of::<Group>()
+            + self.free.capacity() * size_of::<u32>()
+    }
+
+    /// The entry of page `page`, in memory or not; none where there is no such page, as an index entry without a row says.
+    #[inline(always)]
+    pub fn entry(&self, page: u32) -> Option<&PageEntry> {
+        self.entries.get(page as usize)
+    }
+
+    /// The rows of `page`, if they are in memory.
+    ///
+    /// Rows are reached through here and [`Pages::entry`] only. A page without memory is a cold one: whoever finds none here
+    /// either asks for it to be read back and returns, or waits for that by [`super::core::Log::fetch`].
+    #[inline(always)]
+    pub fn resident(&self, page: u32) -> Option<&[u8]> {
+        self.entries[page as usize].bytes()
+    }
+
+    /// The rows of a page that is in memory, as mutable pages and pages that a call has just touched are.
+    #[inline(always)]
+    pub fn rows_mut(&mut self, page: u32) -> &mut [u8] {
+        self.entries[page as usize].bytes_mut().expect("a page that is being changed is in memory")
+    }
+
+    #[inline(always)]
+    pub fn meta(&self, page: u32) -> &PageMeta {
+        &self.metas[page as usize]
+    }
+
+    #[inline(always)]
+    pub fn meta_mut(&mut self, page: u32) -> &mut PageMeta {
+        &mut self.metas[page as usize]
+    }
+
+    /// True when `page` is still the one of this sequence.
+    pub fn is(&self, page: u32, sequence: u64) -> bool {
+        self.metas.get(page as usize).is_some_and(|meta| meta.sequence == sequence)
+    }
+
+    /// True when rows of `page` may be changed in place in `epoch`.
+    #[inline(always)]
+    pub fn is_mutable(&self, page: u32, epoch: u32) -> bool {
+        self.entries[page as usize].epoch == epoch
+    }
+
+    /// Creates a page without memory at the end of its group's list.
+    ///
+    /// # Panics
+    /// With a tebibyte of pages.
+    pub fn create(&mut self, group: u16, epoch: u32, place: Option<Place>) -> u32 {
+        let list = &mut self.groups[usize::from(group)];
+        let meta = PageMeta {
+            sequence: self.next_sequence,
+            group,
+            count: 0,
+            live: 0,
+            used: 0,
+            previous: list.tail,
+            next: NONE,
+            place,
+            tombstones: Bits::default(),
+            gone: Bits::default(),
+            fresh: Bits::default(),
+        };
+        self.next_sequence += 1;
+        let page = match self.free.pop() {
+            Some(page) => {
+                self.entries[page as usize] = PageEntry::absent(epoch);
+                self.metas[page as usize] = meta;
+                page
+            }
+            None => {
+                let page = self.entries.len() as u32;
+                assert!(page < PAGES_MAX, "a table has at most {PAGES_MAX} pages");
+                self.entries.push(PageEntry::absent(epoch));
+                self.metas.push(meta);
+                page
+            }
+        };
+        let tail = std::mem::replace(&mut list.tail, page);
+        if tail == NONE {
+            list.head = page;
+        } else {
+            self.metas[tail as usize].next = page;
+        }
+        if list.first_dirty == NONE && place.is_none() {
+            list.first_dirty = page;
+        }
+        page
+    }
+
+    /// Gives a page without memory `capacity` bytes of it.
+    pub fn attach(&mut self, page: u32, capacity: usize) {
+        self.memory.attach(&mut self.entries[page as usize], capacity);
+    }
+
+    /// Makes the memory of a page larger.
+    pub fn grow(&mut self, page: u32, capacity: usize) {
+        let meta = &self.metas[page as usize];
+        let (count, used) = (meta.count as usize, meta.used as usize);
+        self.memory.grow(&mut self.entries[page as usize], self.shape, count, used, capacity);
+    }
+
+    /// Drops a page that nothing refers to any more.
+    pub fn give_back(&mut self, page: u32) {
+        self.memory.detach(&mut self.entries[page as usize]);
+        self.entries[page as usize].epoch = 0;
+        let meta = &mut self.metas[page as usize];
+        let (previous, next) = (meta.previous, meta.next);
+        let list = &mut self.groups[usize::from(meta.group)];
+        meta.sequence = 0;
+        meta.place = None;
+        meta.live = 0;
+        meta.count = 0;
+        meta.tombstones.clear();
+        meta.gone.clear();
+        meta.fresh.clear();
+        if list.head == page {
+            list.head = next;
+        }
+        if list.tail == page {
+            list.tail = previous;
+        }
+        if list.first_dirty == page {
+            list.first_dirty = next;
+        }
+        if list.open == page {
+            list.open = NONE;
+        }
+        if previous != NONE {
+            self.metas[previous as usize].next = next;
+        }
+        if next != NONE {
+            self.metas[next as usize].previous = previous;
+        }
+        self.free.push(page);
+    }
+
+    /// Forgets the rows of a page that is open and has none left that counts.
+    pub fn restart(&mut self, page: u32) {
+        let meta = &mut self.metas[page as usize];
+        (meta.count, meta.live, meta.used) = (0, 0, 0);
+        meta.tombstones.clear();
+        meta.gone.clear();
+        meta.fresh.clear();
+    }
+
+    /// Moves each group's border between clean and dirty pages to where it belongs after pages got a place.
+    pub fn update_first_dirty(&mut self) {
+        for list in &mut self.groups {
+            while list.first_dirty != NONE && !self.metas[list.first_dirty as usize].is_dirty() {
+                list.first_dirty = self.metas[list.first_dirty as usize].next;
+            }
+        }
+    }
+
+    /// Makes all pages dirty.
+    pub fn forget_places(&mut self) {
+        self.metas.iter_mut().for_each(|meta| meta.place = None);
+        self.groups.iter_mut().for_each(|list| list.first_dirty = list.head);
+    }
+
+    /// Numbers of all pages, given back ones included, are below this.
+    pub fn numbers(&self) -> u32 {
+        self.entries.len() as u32
+    }
+
+    /// The pages of a group, oldest first.
+    pub fn of_group(&self, group: usize) -> impl Iterator<Item = u32> {
+        let some = |page: u32| (page != NONE).then_some(page);
+        std::iter::successors(some(self.groups[group].head), move |page| {
+            some(self.metas[*page as usize].next)
+        })
+    }
+}
+
+impl Drop for Pages {
+    fn drop(&mut self) {
+        for entry in &mut self.entries {
+            self.memory.detach(entry);
+        }
+    }
+}

@@ -1,0 +1,341 @@
+//! Snapshots by fold-over: a begin seals all pages, and what is sealed no longer changes, so it is written whenever there is time.
+//!
+//! A *delta* of a group writes its dirty pages, each as one block whose rows are the page's slots. A *base* (savepoints, and where
+//! snapshots are not incremental) writes the rows that were live at the begin, page by page.
+//!
+//! Always true:
+//! - a snapshot holds exactly the entries at its begin. A page that it has still to write stays until then, though none of its rows may
+//!   count any more; and for a base, which leaves out rows that were gone at the begin, a page's `gone` bits are
+//!   copied before the first of them changes;
+//! - the place of a clean page is in a segment of the last completed snapshot. Snapshots may complete in another order than they
+//!   began, so one that began on other places remembers those (`inherited`) once they are overridden;
+//! - a page that a failed snapshot wrote is as dirty as before.
+
+use super::bits::Bits;
+use super::core::Log;
+use super::page_table::{NONE, Pages, Place};
+use crate::key_group::KeyGroup;
+use crate::segment::{BLOCK_BYTES_TARGET, BlockKind, Rows, SegmentBuilder};
+use crate::table::{GroupPlan, Written};
+use std::collections::HashMap;
+use std::sync::Arc;
+
+/// Blocks written for a page whose rows take this many bytes or less cost about as much as passing over so many rows.
+const ROWS_PER_BLOCK: usize = 256;
+
+/// The snapshots of one table.
+#[derive(Default)]
+pub(super) struct Snapshots {
+    writing: Option<Box<Writing>>,
+    /// Begun and neither completed nor aborted, rising by epoch; the last may still be written.
+    pending: Vec<Pending>,
+}
+
+/// The page of a group that is to be written next.
+#[derive(Clone, Copy)]
+struct Next {
+    page: u32,
+    /// Its sequence; the largest possible once the group is done.
+    sequence: u64,
+}
+
+impl Next {
+    fn at(pages: &Pages, page: u32) -> Self {
+        Next { page, sequence: if page == NONE { u64::MAX } else { pages.meta(page).sequence } }
+    }
+}
+
+/// The snapshot that is being written.
+struct Writing {
+    epoch: u64,
+    state: u16,
+    plan: Vec<GroupPlan>,
+    /// Pages from this sequence on are younger than the snapshot.
+    end: u64,
+    next: Vec<Next>,
+    /// The group being written.
+    group: usize,
+    /// Rows of a base that do not fill a block yet.
+    waiting: Rows,
+    any_block: bool,
+    /// `gone` at the begin, of pages of bases where it has changed since.
+    gone: HashMap<u32, Bits>,
+    /// Pages without live rows that stay until they are written, with their sequences.
+    deferred: Vec<(u32, u64)>,
+}
+
+impl Writing {
+    /// True while the snapshot has still to write this page.
+    fn needs(&self, pages: &Pages, page: u32) -> bool {
+        let meta = pages.meta(page);
+        meta.sequence < self.end && meta.sequence >= self.next[usize::from(meta.group)].sequence
+    }
+}
+
+/// A snapshot that is neither completed nor aborted.
+struct Pending {
+    epoch: u64,
+    /// Pages written for it, with their sequences.
+    written: Vec<(u32, u64, Place)>,
+    /// Where pages were that were clean at its begin and have another place now.
+    inherited: HashMap<u32, (u64, Place)>,
+    /// Segments written for it; pinned.
+    segments: Vec<u32>,
+}
+
+impl Snapshots {
+    /// A row of `page` is about to be gone.
+    #[inline(always)]
+    pub fn before_retire(&mut self, pages: &Pages, page: u32) {
+        if let Some(writing) = &mut self.writing {
+            writing.remember(pages, page);
+        }
+    }
+
+    /// True when `page`, in which no row counts any more, must stay for the running snapshot, which drops it later.
+    pub fn defer(&mut self, pages: &Pages, page: u32) -> bool {
+        let Some(writing) = self.writing.as_mut().filter(|writing| writing.needs(pages, page)) else {
+            return false;
+        };
+        writing.deferred.push((page, pages.meta(page).sequence));
+        true
+    }
+
+    /// True when the running snapshot has still to write `page`, so that its memory must stay or be read back.
+    pub fn needs(&self, pages: &Pages, page: u32) -> bool {
+        self.writing.as_ref().is_some_and(|writing| writing.needs(pages, page))
+    }
+}
+
+impl Writing {
+    #[cold]
+    #[inline(never)]
+    fn remember(&mut self, pages: &Pages, page: u32) {
+        let meta = pages.meta(page);
+        if self.plan[usize::from(meta.group)] != GroupPlan::Delta && self.needs(pages, page) {
+            self.gone.entry(page).or_insert_with(|| meta.gone.clone());
+        }
+    }
+}
+
+impl Log {
+    /// See [`crate::table::StateTable::begin_snapshot`].
+    pub fn begin_snapshot(&mut self, name: &str, state: u16, plan: &[GroupPlan]) -> u64 {
+        assert!(
+            self.snapshots.writing.is_none(),
+            "the earlier snapshot of state {name} is written or aborted"
+        );
+        assert_eq!(plan.len(), self.range.len(), "a plan for each key group");
+        let epoch = u64::from(self.epoch);
+        // Open pages are those of the present epoch, so this seals them.
+        self.epoch = self.epoch.checked_add(1).expect("fewer than u32::MAX snapshots in one run");
+        let first = |(list, plan): (&super::page_table::Group, &GroupPlan)| {
+            Next::at(&self.pages, if *plan == GroupPlan::Delta { list.first_dirty } else { list.head })
+        };
+        let next = self.pages.groups.iter().zip(plan).map(first).collect();
+        self.snapshots.writing = Some(Box::new(Writing {
+            epoch,
+            state,
+            plan: plan.to_vec(),
+            end: self.pages.next_sequence(),
+            next,
+            group: 0,
+            waiting: Rows::new(self.pages.shape.key, self.pages.shape.value),
+            any_block: false,
+            gone: HashMap::new(),
+            deferred: Vec::new(),
+        }));
+        let (written, inherited, segments) = (Vec::new(), HashMap::new(), Vec::new());
+        self.snapshots.pending.push(Pending { epoch, written, inherited, segments });
+        epoch
+    }
+
+    /// See [`crate::table::StateTable::advance_snapshot`].
+    pub fn advance_snapshot(&mut self, out: &mut SegmentBuilder, rows: usize) -> Written {
+        let Some(mut writing) = self.snapshots.writing.take() else { return Written::Done };
+        let start_bytes = out.bytes();
+        let mut visited = 0;
+        loop {
+            if writing.group == writing.plan.len() {
+                return Written::Done;
+            }
+            let next = writing.next[writing.group];
+            if next.sequence >= writing.end {
+                writing.next[writing.group].sequence = u64::MAX;
+                let wrote = writing.finish_group(self.range.start, out);
+                writing.group += 1;
+                if wrote && writing.group < writing.plan.len() {
+                    self.snapshots.writing = Some(writing);
+                    return Written::Groups;
+                }
+                continue;
+            }
+            if visited >= rows.max(1) || out.bytes() - start_bytes >= BLOCK_BYTES_TARGET as u64 / 2 {
+                self.snapshots.writing = Some(writing);
+                return Written::More;
+            }
+            // A cold page is read back first.
+            if !self.ask(next.page) {
+                self.snapshots.writing = Some(writing);
+                return Written::Waits;
+            }
+            visited += ROWS_PER_BLOCK;
+            if writing.plan[writing.group] == GroupPlan::Delta {
+                self.write_page(&mut writing, next.page, out);
+            } else {
+                visited += self.scan_page(&mut writing, next.page, out);
+            }
+            writing.next[writing.group] = Next::at(&self.pages, self.pages.meta(next.page).next);
+            if self.pages.meta(next.page).live == 0 {
+                self.emptied(next.page);
+            }
+        }
+    }
+
+    /// Writes one dirty page.
+    fn write_page(&mut self, writing: &mut Writing, page: u32, out: &mut SegmentBuilder) {
+        let meta = self.pages.meta_mut(page);
+        if meta.count == 0 {
+            return;
+        }
+        meta.fresh.clear();
+        let (group, count, sequence) = (meta.group, meta.count, meta.sequence);
+        let mut rows = Rows::new(self.pages.shape.key, self.pages.shape.value);
+        self.copy_rows(page, &mut rows, |_| true);
+        let place = out.page(writing.state, self.range.start + group, &rows);
+        let segment = self.segments.number_of(&place.segment);
+        self.segments.add_block(segment, group, count, place.bytes);
+        let place = Place { segment, index: place.index, bytes: place.bytes, offset: place.offset };
+        let pending = self.snapshots.pending.last_mut().expect("the snapshot being written is pending");
+        if !pending.segments.contains(&segment) {
+            self.segments.pin(segment);
+            pending.segments.push(segment);
+        }
+        pending.written.push((page, sequence, place));
+        writing.any_block = true;
+    }
+
+    /// Takes the rows of a page that were live at the begin, and writes blocks as they fill; the number of rows.
+    fn scan_page(&mut self, writing: &mut Writing, page: u32, out: &mut SegmentBuilder) -> usize {
+        let meta = self.pages.meta(page);
+        let gone = writing.gone.remove(&page);
+        let gone = gone.as_ref().unwrap_or(&meta.gone);
+        let wanted = |slot| !gone.get(slot) && !meta.tombstones.get(slot);
+        self.copy_rows(page, &mut writing.waiting, wanted);
+        let count = meta.count as usize;
+        if writing.waiting.raw_bytes() >= BLOCK_BYTES_TARGET {
+            writing.write_blocks(self.range.start, out);
+        }
+        count
+    }
+
+    /// Appends the rows of a page, which is in memory, to `rows`, tombstones without a value.
+    fn copy_rows(&self, page: u32, rows: &mut Rows, wanted: impl Fn(u32) -> bool) {
+        let bytes = self.pages.resident(page).expect("a page that is written is in memory");
+        let meta = self.pages.meta(page);
+        for slot in (0..meta.count).filter(|slot| wanted(*slot)) {
+            let (key, value) = self.pages.shape.key_value(bytes, slot as usize);
+            rows.push_encoded(key, (!meta.tombstones.get(slot)).then_some(value));
+        }
+    }
+
+    /// See [`crate::table::StateTable::completed`].
+    pub fn completed(&mut self, epoch: u64) {
+        let Some(at) = self.snapshots.pending.iter().position(|pending| pending.epoch == epoch) else {
+            return;
+        };
+        assert!(
+            self.snapshots.writing.as_ref().is_none_or(|writing| writing.epoch != epoch),
+            "a snapshot completes after it is written"
+        );
+        // Older ones can no longer be built upon.
+        let mut done: Vec<Pending> = self.snapshots.pending.drain(..=at).collect();
+        let completed = done.pop().expect("it was just found");
+        for (page, (sequence, place)) in &completed.inherited {
+            self.set_place(*page, *sequence, *place);
+        }
+        for (page, sequence, place) in &completed.written {
+            self.set_place(*page, *sequence, *place);
+        }
+        self.pages.update_first_dirty();
+        done.into_iter().chain([completed]).for_each(|pending| self.forget(pending));
+        self.segments.sweep();
+    }
+
+    /// A completed snapshot has `page` at `place`.
+    fn set_place(&mut self, page: u32, sequence: u64, place: Place) {
+        if !self.pages.is(page, sequence) {
+            return;
+        }
+        let meta = self.pages.meta_mut(page);
+        let before = meta.place.replace(place);
+        let live = meta.live;
+        self.segments.place(place.segment, live);
+        let Some(before) = before else { return };
+        self.segments.retire(before.segment, live);
+        for pending in &mut self.snapshots.pending {
+            pending.inherited.entry(page).or_insert_with(|| {
+                self.segments.pin(before.segment);
+                (sequence, before)
+            });
+        }
+    }
+
+    /// A snapshot can no longer become a completed one, or has.
+    fn forget(&mut self, pending: Pending) {
+        pending.segments.iter().for_each(|segment| self.segments.unpin(*segment));
+        pending.inherited.values().for_each(|(_, place)| self.segments.unpin(place.segment));
+    }
+
+    /// See [`crate::table::StateTable::aborted`].
+    pub fn aborted(&mut self, epoch: u64) {
+        if let Some(writing) = self.snapshots.writing.take_if(|writing| writing.epoch == epoch) {
+            for (page, sequence) in writing.deferred {
+                if self.pages.is(page, sequence) && self.pages.meta(page).live == 0 {
+                    self.emptied(page);
+                }
+            }
+        }
+        if let Some(at) = self.snapshots.pending.iter().position(|pending| pending.epoch == epoch) {
+            let aborted = self.snapshots.pending.remove(at);
+            self.forget(aborted);
+            self.segments.sweep();
+        }
+    }
+
+    /// See [`crate::table::StateTable::segments_needed`].
+    pub fn segments_needed(&self) -> Vec<Arc<str>> {
+        self.segments.needed()
+    }
+
+    /// See [`crate::table::StateTable::detach`].
+    pub fn detach(&mut self) {
+        assert!(self.snapshots.pending.is_empty(), "a table is detached before its first snapshot");
+        self.pages.forget_places();
+        self.segments.clear();
+    }
+}
+
+impl Writing {
+    /// Writes what is left of a base; true when the group has a block.
+    fn finish_group(&mut self, first_group: KeyGroup, out: &mut SegmentBuilder) -> bool {
+        self.write_blocks(first_group, out);
+        if self.plan[self.group] == GroupPlan::Rebase && !self.any_block {
+            out.empty_base(self.state, first_group + self.group as KeyGroup);
+            self.any_block = true;
+        }
+        std::mem::replace(&mut self.any_block, false)
+    }
+
+    /// Writes the waiting rows of a base.
+    fn write_blocks(&mut self, first_group: KeyGroup, out: &mut SegmentBuilder) {
+        let mut written = 0;
+        while written < self.waiting.len() {
+            let range = written..self.waiting.len();
+            let group = first_group + self.group as KeyGroup;
+            written += out.block(self.state, group, BlockKind::Base, &self.waiting, range);
+            self.any_block = true;
+        }
+        self.waiting.clear();
+    }
+}

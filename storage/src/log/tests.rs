@@ -1,0 +1,1 @@
+//! Claims about the table as a whole, against a hash map.
