@@ -12,6 +12,6 @@ use thalweg::config::StateBackend;
 pub fn backend(builder: EngineBuilder, backend: Backend) -> Result<EngineBuilder> {
     match backend {
         Backend::Hashmap => Ok(builder.state_backend(StateBackend::HashMap)),
-        Backend::Log => Err("the engine has no log-structured store yet: use --state-backend hashmap".into()),
+        Backend::Log => Ok(builder.state_backend(StateBackend::Log)),
     }
 }

@@ -14,15 +14,13 @@ use clap::ValueEnum;
 use serde::Serialize;
 use std::fs::File;
 use std::hint::black_box;
-use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 use thalweg::connector::{CountingSink, GeneratorSource};
 use thalweg::state::ValueStateDescriptor;
 use thalweg::{Dataflow, Engine, JobHandle};
-use thalweg_storage::StoreError;
-use thalweg_storage::segment::{SegmentReader, Source};
+use thalweg_storage::segment::SegmentReader;
 
 const SCENARIO: &str = "recovery";
 
@@ -240,21 +238,6 @@ fn forget(files: &[PathBuf]) -> Result<()> {
     Ok(())
 }
 
-/// A file as the reader of segments wants it.
-struct SegmentFile(File, u64);
-
-impl Source for SegmentFile {
-    fn bytes(&self) -> u64 {
-        self.1
-    }
-
-    fn read(&self, range: std::ops::Range<u64>) -> std::result::Result<Vec<u8>, StoreError> {
-        let mut bytes = vec![0; (range.end - range.start) as usize];
-        self.0.read_exact_at(&mut bytes, range.start).map_err(|e| StoreError::io("reading", "segment", e))?;
-        Ok(bytes)
-    }
-}
-
 /// Reads each file from front to back and decompresses its blocks, on `threads` threads; returns the bytes of rows and of files.
 fn read_and_decompress(files: &[PathBuf], threads: usize) -> Result<(u64, u64)> {
     let (next, raw_bytes, file_bytes) = (AtomicUsize::new(0), AtomicU64::new(0), AtomicU64::new(0));
@@ -262,10 +245,8 @@ fn read_and_decompress(files: &[PathBuf], threads: usize) -> Result<(u64, u64)> 
         let mut decompressor = zstd::bulk::Decompressor::new()?;
         let mut raw = vec![0; BLOCK_BYTES_MAX];
         while let Some(path) = files.get(next.fetch_add(1, Ordering::Relaxed)) {
-            let file = File::open(path)?;
-            let length = file.metadata()?.len();
-            let blocks: Vec<_> = SegmentReader::open(SegmentFile(file, length), path)?.blocks().collect();
             let content = std::fs::read(path)?;
+            let blocks: Vec<_> = SegmentReader::open(&content[..], path)?.blocks().collect();
             for block in blocks {
                 let rows = &content[block.offset as usize..][BLOCK_HEADER_BYTES..block.bytes as usize];
                 let bytes = match rows.starts_with(&ZSTD_MAGIC) {
@@ -275,7 +256,7 @@ fn read_and_decompress(files: &[PathBuf], threads: usize) -> Result<(u64, u64)> 
                 black_box(&raw);
                 raw_bytes.fetch_add(bytes as u64, Ordering::Relaxed);
             }
-            file_bytes.fetch_add(length, Ordering::Relaxed);
+            file_bytes.fetch_add(content.len() as u64, Ordering::Relaxed);
         }
         Ok(())
     };

@@ -99,7 +99,7 @@ pub fn options(backend: Backend, dir: &Path, disk: Option<DiskHandle>) -> Result
 fn choice(backend: Backend) -> Result<BackendChoice> {
     match backend {
         Backend::Hashmap => Ok(BackendChoice::HashMap),
-        Backend::Log => Err("there is no log-structured store yet: use --state-backend hashmap".into()),
+        Backend::Log => Ok(BackendChoice::Log),
     }
 }
 
