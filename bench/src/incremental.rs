@@ -1,6 +1,8 @@
 //! *Incremental*: how many bytes checkpoints write when a small part of the keys changes between two of them, compaction and manifests
 //! included, as counted at the disk; as a multiple of the size of the changed records before compression.
 //!
+//! Keys and counts are small numbers, which compress well; without compression the figure shows what the method costs.
+//!
 //! That goes over many intervals, since compaction comes later than the changes that make it necessary. The figure of the second half is
 //! what lasts.
 
@@ -32,6 +34,9 @@ pub struct Options {
     /// Part of the keys that changes in one interval
     #[arg(long, default_value_t = 0.01, value_parser = part)]
     changed: f64,
+    /// Level of compression, 0 for none; may be given several times
+    #[arg(long, default_values_t = [1, 0], value_parser = clap::value_parser!(i32).range(0..=22))]
+    zstd_level: Vec<i32>,
     /// Intervals of one run
     #[arg(long, default_value_t = 200, value_parser = clap::value_parser!(u32).range(2..))]
     intervals: u32,
@@ -60,6 +65,7 @@ struct Sample {
 struct Row {
     scenario: &'static str,
     backend: Backend,
+    zstd_level: i32,
     keys: u64,
     changed_per_interval: usize,
     intervals: u32,
@@ -96,20 +102,23 @@ pub fn run(options: &Options) -> Result<()> {
     let program = options.common.peers.then(peers::build).transpose()?;
     let mut report = Report::open(SCENARIO, options.common.json.as_deref())?;
     for &backend in &options.common.backends {
-        let mut samples = Vec::new();
-        let mut bytes = 0;
-        for run in 0..options.common.runs {
-            let (sample, memory_bytes) = sample(options, backend, run)?;
-            samples.push(sample);
-            bytes = memory_bytes;
-        }
-        let mut row = row(options, backend, samples);
-        if let Some(program) = &program {
-            for kind in peers::KINDS {
-                row.peers.push(other(options, program, kind, bytes, row.ratio)?);
+        for &zstd_level in &options.zstd_level {
+            let mut samples = Vec::new();
+            let mut bytes = 0;
+            for run in 0..options.common.runs {
+                let (sample, memory_bytes) = sample(options, backend, zstd_level, run)?;
+                samples.push(sample);
+                bytes = memory_bytes;
             }
+            let mut row = row(options, backend, zstd_level, samples);
+            // The others always compress.
+            if let (Some(program), true) = (&program, zstd_level > 0) {
+                for kind in peers::KINDS {
+                    row.peers.push(other(options, program, kind, bytes, row.ratio)?);
+                }
+            }
+            report.row(&row)?;
         }
-        report.row(&row)?;
     }
     Ok(())
 }
@@ -119,12 +128,13 @@ fn changed_records(options: &Options) -> usize {
 }
 
 /// One run; also the bytes of memory that the table has at its end.
-fn sample(options: &Options, backend: Backend, run: u32) -> Result<(Sample, u64)> {
+fn sample(options: &Options, backend: Backend, zstd_level: i32, run: u32) -> Result<(Sample, u64)> {
     let folder = store::folder(SCENARIO)?;
     let counting = CountingDisk::new(StdDisk::start(2)?);
     let counts = counting.counts();
     let disk = DiskHandle::new(Arc::new(counting));
-    let mut table: OneTable<u64> = store::open(store::options(backend, &folder.0, Some(disk))?)?;
+    let mut table: OneTable<u64> =
+        store::open(store::options(backend, &folder.0, Some(disk))?.zstd_level(zstd_level))?;
     store::fill(&mut table, options.keys)?;
     table.checkpoint()?;
     let mut keys = store::keys_of(Access::Uniform, options.keys, run);
@@ -160,13 +170,14 @@ fn sample(options: &Options, backend: Backend, run: u32) -> Result<(Sample, u64)
     Ok((sample, stats.data_bytes + stats.index_bytes))
 }
 
-fn row(options: &Options, backend: Backend, samples: Vec<Sample>) -> Row {
+fn row(options: &Options, backend: Backend, zstd_level: i32, samples: Vec<Sample>) -> Row {
     let of = |figure: fn(&Sample) -> f64| {
         summarise(&samples.iter().map(figure).collect::<Vec<_>>()).expect("there is at least one run")
     };
     Row {
         scenario: SCENARIO,
         backend,
+        zstd_level,
         keys: options.keys,
         changed_per_interval: changed_records(options),
         intervals: options.intervals,

@@ -9,7 +9,7 @@ use crate::peers::{self, Peer, PeerRow};
 use crate::random_reads::TestFile;
 use crate::report::{self, Report, summarise};
 use crate::spec::{PeerFigures, PeerSpec, PeerTask};
-use crate::store::{self, BATCH_RECORDS, Backend, Payload, SLICE_ROWS, Value};
+use crate::store::{self, BATCH_RECORDS, Backend, Payload, SLICE_ROWS, Schedule, Value};
 use crate::workload::{Access, Keys};
 use crate::{Result, parse_duration, positive_seconds};
 use serde::{Deserialize, Serialize};
@@ -20,7 +20,7 @@ use thalweg_storage::Data;
 use thalweg_storage::io::{DiskHandle, StdDisk, UringDisk};
 use thalweg_storage::key_group::{KeyGroups, MAX_PARALLELISM_DEFAULT};
 use thalweg_storage::snapshot::Tables;
-use thalweg_storage::store::{Progress, Store, Table};
+use thalweg_storage::store::{Store, Table};
 use thalweg_storage::table::{StateTable, TableStats};
 
 const SCENARIO: &str = "spill";
@@ -302,9 +302,10 @@ pub fn run_part(options: &PartOptions) -> Result<()> {
         Ok(disk) => DiskHandle::new(disk),
         Err(_) => DiskHandle::new(StdDisk::start(16)?),
     };
-    let memory_bytes = usize::try_from(options.memory_bytes)?;
-    let settings = store::options(Backend::Log, &folder.0.join("store"), Some(disk))?;
-    let settings = store::with_memory(settings, memory_bytes);
+    // Each table has the budget that the options name.
+    let memory_bytes = usize::try_from(options.memory_bytes / options.tables)?;
+    let settings =
+        store::options(Backend::Log, &folder.0.join("store"), Some(disk))?.memory_bytes(memory_bytes);
     let mut store = Store::open(settings, |tables| {
         Shards((0..options.tables).map(|index| tables.value(format!("values-{index}"))).collect())
     })?;
@@ -361,9 +362,9 @@ fn work(
     let tables = tasks.len() as u64;
     let (before, device_before, cpu) = (total(store), device_read_bytes()?, report::cpu_time());
     let mut chunk = vec![0; BATCH_RECORDS];
-    let (mut records, mut checkpoints) = (0, 0);
+    let mut records = 0;
+    let mut schedule = Schedule::new(interval);
     let start = Instant::now();
-    let mut next_checkpoint = interval;
     loop {
         let now = start.elapsed();
         if now >= measure {
@@ -380,15 +381,7 @@ fn work(
                 idle = false;
             }
         }
-        match store.advance(SLICE_ROWS)? {
-            Progress::Idle if now >= next_checkpoint => {
-                next_checkpoint = now + interval;
-                store.begin_checkpoint()?;
-            }
-            Progress::Completed(_) => checkpoints += 1,
-            Progress::More => idle = false,
-            Progress::Idle | Progress::Waits => idle &= !store.maintain(SLICE_ROWS)?,
-        }
+        schedule.work(store, now, start.elapsed() - now)?;
         if idle {
             std::thread::yield_now();
         }
@@ -402,7 +395,7 @@ fn work(
         cpu_seconds: (report::cpu_time() - cpu).as_secs_f64(),
         misses: after.page_reads + after.page_reads_blocking - before.page_reads - before.page_reads_blocking,
         misses_blocking: after.page_reads_blocking - before.page_reads_blocking,
-        checkpoints,
+        checkpoints: schedule.completed,
         compacted_rows: after.compacted_rows - before.compacted_rows,
         data_bytes: after.data_bytes,
         index_bytes: after.index_bytes,

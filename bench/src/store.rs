@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 use thalweg_storage::Data;
 use thalweg_storage::io::{DiskHandle, StdDisk};
+use thalweg_storage::snapshot::Tables;
 use thalweg_storage::store::{BackendChoice, Progress, Store, StoreOptions, Table};
 
 /// Records of a batch, as in a channel of the engine.
@@ -93,14 +94,11 @@ pub fn options(backend: Backend, dir: &Path, disk: Option<DiskHandle>) -> Result
         Some(disk) => disk,
         None => DiskHandle::new(StdDisk::start(2)?),
     };
-    Ok(StoreOptions::new(dir).disk(disk).backend(choice(backend)?))
-}
-
-fn choice(backend: Backend) -> Result<BackendChoice> {
-    match backend {
-        Backend::Hashmap => Ok(BackendChoice::HashMap),
-        Backend::Log => Ok(BackendChoice::Log),
-    }
+    let choice = match backend {
+        Backend::Hashmap => BackendChoice::HashMap,
+        Backend::Log => BackendChoice::Log,
+    };
+    Ok(StoreOptions::new(dir).disk(disk).backend(choice))
 }
 
 /// Opens a store with one table.
@@ -136,7 +134,7 @@ pub fn update<V: Value>(store: &mut OneTable<V>, keys: &[u64]) -> Result<()> {
     Ok(())
 }
 
-/// Checkpoints that are taken while the table is updated, a slice between any two batches.
+/// Checkpoints that are taken while tables are updated, a part of the work between any two batches.
 #[derive(Debug)]
 pub struct Schedule {
     every: Duration,
@@ -151,23 +149,31 @@ impl Schedule {
         Schedule { every, next: every, completed: 0 }
     }
 
-    /// Does what is due at `now`, a time since the start.
+    /// Does what is due at `now`, a time since the start, for `share` at most, or one slice: as in the engine, where background work
+    /// has half of a task's time while a checkpoint is under way.
     ///
     /// # Errors
     /// A checkpoint failed, or upkeep.
-    pub fn slice<V: Value>(&mut self, store: &mut OneTable<V>, now: Duration) -> Result<()> {
-        match store.advance(SLICE_ROWS)? {
-            Progress::Idle if now >= self.next => {
-                self.next = now + self.every;
-                store.begin_checkpoint()?;
+    pub fn work<T: Tables>(&mut self, store: &mut Store<T>, now: Duration, share: Duration) -> Result<()> {
+        let start = Instant::now();
+        loop {
+            let more = match store.advance(SLICE_ROWS)? {
+                Progress::Idle if now >= self.next => {
+                    self.next = now + self.every;
+                    store.begin_checkpoint()?;
+                    true
+                }
+                Progress::Completed(_) => {
+                    self.completed += 1;
+                    false
+                }
+                Progress::More => true,
+                Progress::Idle | Progress::Waits => store.maintain(SLICE_ROWS)?,
+            };
+            if !more || start.elapsed() >= share {
+                return Ok(());
             }
-            Progress::Idle => {
-                store.maintain(SLICE_ROWS)?;
-            }
-            Progress::Completed(_) => self.completed += 1,
-            Progress::More | Progress::Waits => {}
         }
-        Ok(())
     }
 }
 
@@ -213,10 +219,13 @@ pub fn run_updates<V: Value>(
         keys.fill(&mut chunk);
         let (start, cpu_start) = (Instant::now(), thread_cpu_time());
         for batch in chunk.chunks(BATCH_RECORDS) {
+            let Some(schedule) = schedule else {
+                update(store, batch)?;
+                continue;
+            };
+            let batch_start = Instant::now();
             update(store, batch)?;
-            if let Some(schedule) = schedule {
-                schedule.slice(store, elapsed + start.elapsed())?;
-            }
+            schedule.work(store, elapsed + start.elapsed(), batch_start.elapsed())?;
         }
         elapsed += start.elapsed();
         cpu += thread_cpu_time() - cpu_start;
@@ -243,10 +252,4 @@ pub fn seed_of(run: u32) -> u64 {
 /// Keys of `access` for a run.
 pub fn keys_of(access: Access, keys: u64, run: u32) -> Keys {
     Keys::new(access, keys, seed_of(run))
-}
-
-/// The same options with a budget for the pages of the log-structured store.
-pub fn with_memory(options: StoreOptions, memory_bytes: usize) -> StoreOptions {
-    let _ = memory_bytes;
-    options
 }

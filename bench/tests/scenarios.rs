@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::process::Command;
 
 /// Backends that the scenarios know.
-const BACKENDS: [&str; 1] = ["hashmap"];
+const BACKENDS: [&str; 2] = ["hashmap", "log"];
 
 /// Runs a scenario; returns its rows behind the one that describes the machine.
 fn rows(scenario: &str, arguments: &[&str]) -> Vec<Value> {
@@ -118,4 +118,13 @@ fn recovery_reports_its_time_and_that_of_reading() {
         let raw_bytes = rows[0]["samples"][0]["raw_bytes"].as_u64().expect("a number");
         assert!(raw_bytes >= 20_000 * 108, "{raw_bytes}");
     }
+}
+
+#[test]
+fn spill_reports_what_part_of_the_disks_reads_it_reaches() {
+    let rows = rows(
+        "spill",
+        &["--state-bytes=4000000", "--seconds=0.5", "--warm-up=200ms", "--interval=100ms", "--runs=1"],
+    );
+    positive(&rows[0], &["records_per_s", "misses_per_record", "disk_reads_per_s", "ratio"]);
 }

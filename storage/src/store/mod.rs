@@ -58,6 +58,7 @@ use crate::error::StoreError;
 use crate::ids::{AttemptId, CheckpointId};
 use crate::io::DiskHandle;
 use crate::key_group::KeyGroups;
+use crate::log::LogOptions;
 use crate::manifest::{KeyedStateMeta, Manifest, OperatorState, SegmentRef, SubtaskState};
 use crate::snapshot::{KeyedSnapshots, Tables};
 use crate::table::{Backend, TableStats};
@@ -145,6 +146,12 @@ impl<T: Tables> Store<T> {
         let key_groups = KeyGroups::new(options.max_parallelism);
         let backend = match options.backend {
             BackendChoice::HashMap => Backend::HashMap,
+            BackendChoice::Log => Backend::Log(LogOptions {
+                disk: Some(disk.clone()),
+                job_dir: Some(checkpoints.dir().to_owned()),
+                memory_bytes: options.memory_bytes,
+                ..LogOptions::default()
+            }),
         };
         let mut tables = make(&mut TableMaker::new(backend, key_groups, Arc::clone(&wake)));
         let metas = metas_of(&mut tables);

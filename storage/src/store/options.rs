@@ -16,6 +16,9 @@ pub enum BackendChoice {
     /// Typed hash tables in memory: the quickest where all state fits and values are small or rarely change.
     #[default]
     HashMap,
+    /// Logs of pages under a hash index: for state larger than memory, for the smallest checkpoints, and for tables whose
+    /// size in memory must be known.
+    Log,
 }
 
 /// How a [`super::Store`] is opened. Every setting but the directory has a default.
@@ -31,6 +34,7 @@ pub struct StoreOptions {
     pub(super) dir: PathBuf,
     pub(super) name: String,
     pub(super) backend: BackendChoice,
+    pub(super) memory_bytes: Option<usize>,
     pub(super) max_parallelism: u16,
     pub(super) incremental: bool,
     pub(super) zstd_level: i32,
@@ -49,6 +53,7 @@ impl StoreOptions {
             dir: dir.into(),
             name: "store".to_owned(),
             backend: BackendChoice::default(),
+            memory_bytes: None,
             max_parallelism: MAX_PARALLELISM_DEFAULT,
             incremental: true,
             zstd_level: 1,
@@ -70,6 +75,13 @@ impl StoreOptions {
     /// Which kind of table holds the state. May differ from one opening to the next: both read the same files.
     pub fn backend(mut self, backend: BackendChoice) -> Self {
         self.backend = backend;
+        self
+    }
+
+    /// Most bytes of memory for pages of *each* table with [`BackendChoice::Log`]; no limit unless given. What exceeds it is
+    /// read back from disk when it is used. The index, about a dozen bytes per key, stays in memory and is counted apart.
+    pub fn memory_bytes(mut self, bytes: usize) -> Self {
+        self.memory_bytes = Some(bytes);
         self
     }
 
