@@ -6,6 +6,7 @@
 use crate::key_group::KeyGroups;
 
 mod schema;
+mod describe;
 mod reader;
 mod builtin;
 mod macros;
@@ -13,6 +14,7 @@ mod short_hash;
 #[cfg(test)]
 mod tests;
 
+pub(crate) use describe::describe;
 #[doc(hidden)]
 pub use macros::__private;
 pub use reader::Reader;

@@ -9,6 +9,7 @@
 //! Functions take the row shape as an argument: calls from [`super::table`] pass a constant, so that plain rows compile to
 //! loads and stores.
 
+use super::cold::Cold;
 use super::index::{Cursor, Index};
 use super::page::{PAGE_BYTES, PAGE_BYTES_MIN, RowShape};
 use super::page_table::{NONE, Pages};
@@ -77,6 +78,8 @@ pub(super) struct Log {
     /// Tombstones that are not gone.
     pub tombstones: u64,
     pub counters: Counters,
+    /// What a table with a budget of memory needs; none where all pages stay.
+    pub cold: Option<Box<Cold>>,
 }
 
 impl Log {
@@ -93,6 +96,7 @@ impl Log {
             rows: 0,
             tombstones: 0,
             counters: Counters::default(),
+            cold: None,
         }
     }
 
@@ -124,20 +128,6 @@ impl Log {
                 (_, Seen::Absent(page)) => self.fetch(page),
             }
         }
-    }
-
-    /// Brings a page into memory while the caller waits: for keys that nobody announced. Here a cold page is read from its
-    /// place on disk.
-    #[cold]
-    #[inline(never)]
-    pub fn fetch(&mut self, page: u32) {
-        unreachable!("page {page} has left memory, though nothing makes pages do so");
-    }
-
-    /// True when the rows of `page` are in memory; otherwise asks for them to be read back and the caller comes again later. For
-    /// everything that passes over pages in the background.
-    pub fn ask(&mut self, page: u32) -> bool {
-        self.pages.resident(page).is_some()
     }
 
     /// Appends a row to the open page of a group, and returns its page and slot. `write` fills in the value; when it panics, nothing
@@ -181,12 +171,12 @@ impl Log {
                 return open;
             }
         }
-        self.make_room(shape, group, row, longest)
+        self.open_page(shape, group, row, longest)
     }
 
     #[cold]
     #[inline(never)]
-    fn make_room(&mut self, shape: RowShape, group: usize, row: usize, longest: usize) -> u32 {
+    fn open_page(&mut self, shape: RowShape, group: usize, row: usize, longest: usize) -> u32 {
         assert!(
             longest <= ROW_BYTES_MAX,
             "a key or value of {longest} bytes exceeds the {ROW_BYTES_MAX} that state can hold"
@@ -325,6 +315,7 @@ impl Log {
         if open && self.pages.is_mutable(page, self.epoch) {
             self.pages.restart(page);
         } else {
+            self.page_goes(page);
             self.pages.give_back(page);
         }
     }

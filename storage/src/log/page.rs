@@ -213,6 +213,11 @@ impl PageMemory {
         self.bytes + self.full.slack_bytes()
     }
 
+    /// Bytes of all pages.
+    pub fn used_bytes(&self) -> usize {
+        self.bytes
+    }
+
     /// Gives `entry`, which has none, memory of `capacity` bytes, all zero.
     pub fn attach(&mut self, entry: &mut PageEntry, capacity: usize) {
         assert!(entry.start.is_none(), "a page has one memory");

@@ -12,7 +12,7 @@
 
 use super::bits::Bits;
 use super::leaf::PAGES_MAX;
-use super::page::{PageEntry, PageMemory, RowShape};
+use super::page::{PAGE_BYTES, PageEntry, PageMemory, RowShape};
 
 /// Stands for no page.
 pub(super) const NONE: u32 = u32::MAX;
@@ -111,6 +111,34 @@ impl Pages {
     /// Bytes of memory of rows.
     pub fn data_bytes(&self) -> usize {
         self.memory.bytes()
+    }
+
+    /// Bytes of pages in memory.
+    #[inline(always)]
+    pub fn used_bytes(&self) -> usize {
+        self.memory.used_bytes()
+    }
+
+    /// Bytes of memory that a page has, or would have if it were read back.
+    pub fn memory_of(&self, page: u32) -> usize {
+        let meta = self.meta(page);
+        match self.entries[page as usize].capacity() {
+            0 => memory_for(self.shape.needed(meta.count as usize, meta.used as usize)),
+            capacity => capacity,
+        }
+    }
+
+    /// Ends the changing of a page's rows before its epoch is over.
+    pub fn seal(&mut self, page: u32) {
+        self.entries[page as usize].epoch = 0;
+    }
+
+    /// Takes the memory of a page that can be read back; how much that was.
+    pub fn detach(&mut self, page: u32) -> usize {
+        let entry = &mut self.entries[page as usize];
+        let bytes = entry.capacity();
+        self.memory.detach(entry);
+        bytes
     }
 
     /// Bytes of memory of everything else.
@@ -293,6 +321,13 @@ impl Pages {
             some(self.metas[*page as usize].next)
         })
     }
+}
+
+/// Bytes of memory for a page of finished rows that need so many.
+pub(super) fn memory_for(needed: usize) -> usize {
+    // Memory of the full size is the arena's, which may lie in huge pages.
+    let full = needed > PAGE_BYTES / 2 && needed <= PAGE_BYTES;
+    if full { PAGE_BYTES } else { needed.max(1).next_multiple_of(64) }
 }
 
 impl Drop for Pages {

@@ -6,8 +6,7 @@
 
 use super::core::Log;
 use super::leaf::SLOTS_MAX;
-use super::page::PAGE_BYTES;
-use super::page_table::{NONE, Pages, Place};
+use super::page_table::{NONE, Pages, Place, memory_for};
 use crate::codec::DecodeError;
 use crate::key_group::KeyGroup;
 use crate::segment::{BlockPlace, Rows};
@@ -16,6 +15,7 @@ impl Log {
     /// See [`crate::table::StateTable::restore_rows`].
     pub fn restore_rows(&mut self, group: KeyGroup, rows: &Rows) -> Result<(), DecodeError> {
         let hashes = self.check(group, rows)?;
+        self.make_room();
         let shape = self.pages.shape;
         for (row, hash) in hashes.iter().enumerate() {
             let (key, value) = rows.get(row);
@@ -46,6 +46,7 @@ impl Log {
             return self.restore_rows(group, rows);
         }
         let hashes = self.check(group, rows)?;
+        self.make_room();
         let segment = self.segments.number_of(&place.segment);
         let place = Place { segment, index: place.index, bytes: place.bytes, offset: place.offset };
         let page = self.pages.create(index as u16, 0, Some(place));
@@ -118,9 +119,7 @@ impl Pages {
         let row_bytes = |(key, value): (&[u8], Option<&[u8]>)| shape.row_bytes(key.len(), value_bytes(value));
         let used: usize = (0..rows.len()).map(|row| row_bytes(rows.get(row))).sum();
         let needed = shape.needed(rows.len(), used);
-        // Memory of the full size is the arena's, which may lie in huge pages.
-        let full = needed > PAGE_BYTES / 2 && needed <= PAGE_BYTES;
-        self.attach(page, if full { PAGE_BYTES } else { needed.max(1).next_multiple_of(64) });
+        self.attach(page, memory_for(needed));
         let bytes = self.rows_mut(page);
         let mut start = 0;
         for slot in 0..rows.len() {

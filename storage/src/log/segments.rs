@@ -92,6 +92,11 @@ impl Segments {
         }
     }
 
+    /// True when a segment of this path is known.
+    pub fn knows(&self, path: &str) -> bool {
+        self.known().any(|(_, segment)| &*segment.path == path)
+    }
+
     /// The path of a segment, below the job's directory.
     pub fn path(&self, number: u32) -> &Arc<str> {
         &self.get(number).path
@@ -160,6 +165,12 @@ impl Segments {
                 && (segment.is_needed() || segment.pins > 0)
                 && segment.groups.get(word).is_some_and(|bits| bits >> bit & 1 != 0)
         })
+    }
+
+    /// Live rows of each segment.
+    #[cfg(test)]
+    pub fn live_rows(&self) -> impl Iterator<Item = (u32, u64)> {
+        self.known().map(|(number, segment)| (number, segment.live_rows))
     }
 
     /// What all together hold.

@@ -260,6 +260,7 @@ impl Log {
         self.pages.update_first_dirty();
         done.into_iter().chain([completed]).for_each(|pending| self.forget(pending));
         self.segments.sweep();
+        self.close_files();
     }
 
     /// A completed snapshot has `page` at `place`.
@@ -270,6 +271,7 @@ impl Log {
         let meta = self.pages.meta_mut(page);
         let before = meta.place.replace(place);
         let live = meta.live;
+        self.page_is_clean(page);
         self.segments.place(place.segment, live);
         let Some(before) = before else { return };
         self.segments.retire(before.segment, live);
@@ -311,6 +313,7 @@ impl Log {
     /// See [`crate::table::StateTable::detach`].
     pub fn detach(&mut self) {
         assert!(self.snapshots.pending.is_empty(), "a table is detached before its first snapshot");
+        self.keep_places();
         self.pages.forget_places();
         self.segments.clear();
     }

@@ -2,6 +2,7 @@
 
 use super::table::LogTable;
 use crate::codec::{Data, DecodeError, Key, Schema};
+use crate::error::StoreError;
 use crate::key_group::{KeyGroup, KeyGroups};
 use crate::manifest::KeyedStateMeta;
 use crate::segment::{BlockPlace, Migration, Rows, SegmentBuilder};
@@ -12,10 +13,6 @@ use std::sync::Arc;
 impl<K: Key, V: Data> StateTable for LogTable<K, V> {
     fn meta(&self) -> KeyedStateMeta {
         KeyedStateMeta { name: self.name.clone(), key: K::schema(), value: V::schema() }
-    }
-
-    fn migration(&self, stored: &Schema) -> Option<Migration> {
-        Migration::of::<K, V>(stored)
     }
 
     fn key_groups(&self) -> KeyGroups {
@@ -46,6 +43,10 @@ impl<K: Key, V: Data> StateTable for LogTable<K, V> {
         Some(self.log.segments_needed())
     }
 
+    fn migration(&self, stored: &Schema) -> Option<Migration> {
+        Migration::of::<K, V>(stored)
+    }
+
     fn restore_rows(&mut self, group: KeyGroup, rows: &Rows) -> Result<(), DecodeError> {
         self.log.restore_rows(group, rows)
     }
@@ -62,12 +63,23 @@ impl<K: Key, V: Data> StateTable for LogTable<K, V> {
         self.log.detach();
     }
 
+    fn maintain(&mut self, _rows: usize) -> Result<bool, StoreError> {
+        self.log.tend_memory()?;
+        Ok(false)
+    }
+
+    fn ready(&mut self) -> Result<bool, StoreError> {
+        self.log.ready()
+    }
+
     fn stats(&self) -> TableStats {
         let (log, totals) = (&self.log, self.log.segments.totals());
         TableStats {
             keys: log.index.len() as u64,
             data_bytes: log.pages.data_bytes() as u64,
-            index_bytes: (log.index.bytes() + log.pages.meta_bytes()) as u64,
+            index_bytes: (log.index.bytes()
+                + log.pages.meta_bytes()
+                + log.cold.as_ref().map_or(0, |cold| cold.bytes())) as u64,
             page_reads: log.counters.page_reads,
             page_reads_blocking: log.counters.page_reads_blocking,
             page_hits: log.counters.page_hits,

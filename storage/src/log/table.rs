@@ -3,6 +3,7 @@
 //! Rows are compared by their encoded keys, so a probe decodes nothing. A value is decoded to a local copy, changed by the
 //! user's code, and encoded again: a panic in between leaves the entry as it was.
 
+use super::cold::Cold;
 use super::core::{Codec, Hit, Log};
 use super::options::LogOptions;
 use super::page::RowShape;
@@ -25,7 +26,6 @@ const STACK_BYTES: usize = 64;
 pub struct LogTable<K: Key, V: Data> {
     pub(super) log: Log,
     pub(super) name: String,
-    pub(super) options: LogOptions,
     /// Encoded keys and values that the stack does not hold; kept for their memory.
     key_bytes: Vec<u8>,
     value_bytes: Vec<u8>,
@@ -50,14 +50,10 @@ impl<K: Key, V: Data> LogTable<K, V> {
             "{range:?} is not within the key groups"
         );
         let codec = Codec { hash_of: hash_of::<K>, check_value: |bytes| whole::<V>(bytes).map(drop) };
-        LogTable {
-            log: Log::new(Self::SHAPE, codec, groups, range),
-            name: name.into(),
-            options,
-            key_bytes: Vec::new(),
-            value_bytes: Vec::new(),
-            marker: PhantomData,
-        }
+        let name = name.into();
+        let mut log = Log::new(Self::SHAPE, codec, groups, range);
+        log.cold = Cold::new(&options, &name);
+        LogTable { log, name, key_bytes: Vec::new(), value_bytes: Vec::new(), marker: PhantomData }
     }
 
     /// Number of entries.
@@ -75,11 +71,16 @@ impl<K: Key, V: Data> LogTable<K, V> {
     #[inline]
     pub fn announce(&mut self, hashes: impl ExactSizeIterator<Item = u64> + Clone) -> usize {
         let count = hashes.len();
+        if let Some(cold) = &mut self.log.cold {
+            if !cold.is_idle(&self.log.pages) {
+                return self.log.announce(Self::SHAPE, hashes);
+            }
+            self.log.counters.page_hits += count as u64;
+        }
         let (index, pages) = (&self.log.index, &self.log.pages);
         hashes.clone().for_each(|hash| index.prefetch(hash));
         hashes.for_each(|hash| {
             index.candidates(hash, |page, slot| {
-                // A page without memory would be asked for here, and pinned until the batch is done.
                 if let Some(entry) = pages.entry(page) {
                     prefetch_line(entry.address(Self::SHAPE.first_touched(entry.capacity(), slot as usize)));
                 }

@@ -1,1 +1,3 @@
 //! Claims about the table as a whole, against a hash map.
+
+pub(super) mod job;

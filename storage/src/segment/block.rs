@@ -4,7 +4,9 @@
 //! Always true: nothing is taken from a block before its CRC was right, and a block decompresses to no more than its header,
 //! within the bounds of the format, has announced.
 
-use super::format::{BLOCK_BYTES_MAX, BLOCK_HEADER_BYTES, BlockHeader, BlockKind, Compression, Mismatch};
+use super::format::{
+    BLOCK_BYTES_MAX, BLOCK_HEADER_BYTES, BlockHeader, BlockKind, Compression, Mismatch, VARIES,
+};
 use super::rows::Rows;
 use crate::error::StoreError;
 use crate::key_group::KeyGroup;
@@ -24,6 +26,8 @@ pub(crate) struct Expected {
     pub kind: Option<BlockKind>,
     /// Number of rows.
     pub rows: u32,
+    /// Fixed lengths of keys and values.
+    pub widths: Option<(Option<usize>, Option<usize>)>,
 }
 
 /// Decodes blocks one after another, with one context of zstd and one buffer for all.
@@ -81,6 +85,10 @@ impl BlockDecoder {
     }
 }
 
+fn width(bytes: u32) -> Option<usize> {
+    (bytes != VARIES).then_some(bytes as usize)
+}
+
 /// The header of `block` and its stored rows, once the CRC is right and all is as `expected`.
 pub(super) fn check<'a>(expected: &Expected, block: &'a [u8]) -> Result<(BlockHeader, &'a [u8]), Mismatch> {
     if block.len() < BLOCK_HEADER_BYTES {
@@ -96,6 +104,7 @@ pub(super) fn check<'a>(expected: &Expected, block: &'a [u8]) -> Result<(BlockHe
         group: header.group,
         kind: expected.kind.and(Some(header.kind)),
         rows: header.rows,
+        widths: expected.widths.and(Some((width(header.key_bytes), width(header.value_bytes)))),
     };
     if found == *expected {
         Ok((header, stored))

@@ -53,13 +53,19 @@ impl Migration {
 
 fn rewrite<K: Key, V: Data>(rows: &Rows, reader: &Reader<V>) -> Result<Rows, DecodeError> {
     let mut rewritten = Rows::new(K::FIXED_BYTES, V::FIXED_BYTES);
+    let mut encoded = Vec::new();
     for row in 0..rows.len() {
         let (key, value) = rows.get(row);
         if K::FIXED_BYTES.is_some_and(|bytes| bytes != key.len()) {
             return Err(DecodeError(format!("a key of {} bytes", key.len())));
         }
         let value = value.map(|bytes| reader.read_whole(bytes)).transpose()?;
-        rewritten.push_encoded_key(key, value.as_ref());
+        let value = value.map(|value| {
+            encoded.clear();
+            value.encode(&mut encoded);
+            encoded.as_slice()
+        });
+        rewritten.push_encoded(key, value);
     }
     Ok(rewritten)
 }

@@ -28,5 +28,6 @@ pub(crate) use builder::BLOCK_BYTES_TARGET;
 pub use builder::{BlockPlace, BlockSummary, SegmentBuilder};
 pub use format::{BlockKind, ROW_BYTES_MAX, SEGMENT_VERSION};
 pub use migration::Migration;
-pub use reader::{BlockEntry, SegmentReader, Source};
+pub(crate) use reader::Run;
+pub use reader::{BlockEntry, SegmentIndex, SegmentReader, Source};
 pub use rows::Rows;

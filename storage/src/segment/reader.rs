@@ -1,9 +1,9 @@
-//! Reads a segment file and checks every byte of it.
+//! Reads segment files: header, directory and trailer always, of the blocks those that are wanted, or all to verify a file.
 //!
-//! Always true: no length from the file is used before its CRC was right and the length within its bound, and nothing is
+//! Always true: what is read is checked; no length from the file is used before its CRC was right and the length within its bound, and nothing is
 //! allocated for more than the file itself can hold, save for the decompressed content of one block.
 
-use super::block::{BlockDecoder, Expected, check};
+use super::block::{BlockDecoder, Expected};
 use super::format::{
     BLOCK_HEADER_BYTES, BlockKind, ENTRY_BYTES, Entry, HEADER_BYTES, Header, Mismatch, SEGMENT_VERSION,
     TRAILER_BYTES, Trailer,
@@ -14,11 +14,11 @@ use crate::ids::{AttemptId, CheckpointId};
 use crate::key_group::KeyGroup;
 use crate::manifest::KeyedStateMeta;
 use std::borrow::Cow;
-use std::ops::Range;
+use std::ops::{Deref, Range};
 use std::path::{Path, PathBuf};
 
-/// Blocks are fetched together until they reach this many bytes.
-const FETCH_BYTES: u64 = 1 << 20;
+/// Blocks are read together until they reach this many bytes.
+const RUN_BYTES: u64 = 1 << 20;
 
 /// Where the bytes of a segment come from.
 pub trait Source {
@@ -61,14 +61,37 @@ pub struct BlockEntry {
     pub bytes: u64,
 }
 
-/// An opened segment: header, states, directory and trailer are read and checked.
+/// What a segment says of itself: header, states and directory, all checked. Stays valid without the file.
 #[derive(Debug)]
-pub struct SegmentReader<S> {
-    source: S,
+pub struct SegmentIndex {
     path: PathBuf,
     header: Header,
     states: Vec<KeyedStateMeta>,
     entries: Vec<Entry>,
+}
+
+/// An opened segment: its index, and where its blocks come from.
+#[derive(Debug)]
+pub struct SegmentReader<S> {
+    source: S,
+    index: SegmentIndex,
+}
+
+/// Blocks that lie one behind the other and are read together.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Run {
+    /// Their indices.
+    pub blocks: Range<usize>,
+    /// Their bytes in the file.
+    pub bytes: Range<u64>,
+}
+
+impl<S> Deref for SegmentReader<S> {
+    type Target = SegmentIndex;
+
+    fn deref(&self) -> &SegmentIndex {
+        &self.index
+    }
 }
 
 impl<S: Source> SegmentReader<S> {
@@ -157,7 +180,45 @@ impl<S: Source> SegmentReader<S> {
             let expected = format!("blocks up to the directory at {}", trailer.directory_offset);
             return Err(StoreError::corrupt(path, end, expected, "none"));
         }
-        Ok(SegmentReader { source, path: path.to_owned(), header, states, entries })
+        Ok(SegmentReader { source, index: SegmentIndex { path: path.to_owned(), header, states, entries } })
+    }
+
+    /// The index alone.
+    pub fn into_index(self) -> SegmentIndex {
+        self.index
+    }
+
+    /// Reads those blocks that `wanted` asks for, checks them, and hands them to `visit`, decoded. Others are not read.
+    ///
+    /// # Errors
+    /// As [`SegmentReader::open`], and whatever `visit` returns, which ends the reading.
+    pub fn read_blocks(
+        &self,
+        wanted: impl FnMut(&BlockEntry) -> bool,
+        mut visit: impl FnMut(&BlockEntry, Rows) -> Result<(), StoreError>,
+    ) -> Result<(), StoreError> {
+        let mut decoder = BlockDecoder::default();
+        for run in self.runs(wanted) {
+            let bytes = self.source.read(run.bytes.clone())?;
+            self.decode_run(&run, &bytes, &mut decoder, &mut visit)?;
+        }
+        Ok(())
+    }
+
+    /// Reads, checks and decodes every block, so that together with [`SegmentReader::open`] each byte of the file has been
+    /// checked.
+    ///
+    /// # Errors
+    /// As [`SegmentReader::open`].
+    pub fn verify(&self) -> Result<(), StoreError> {
+        self.read_blocks(|_| true, |_, _| Ok(()))
+    }
+}
+
+impl SegmentIndex {
+    /// Path by which errors name the file.
+    pub fn path(&self) -> &Path {
+        &self.path
     }
 
     /// The checkpoint that the segment was written for.
@@ -195,43 +256,47 @@ impl<S: Source> SegmentReader<S> {
         self.entries.iter().enumerate().map(summary)
     }
 
-    /// Checks every block, and hands those that `wanted` asks for to `visit`, decoded.
+    /// The blocks that `wanted` asks for, in runs of about a megabyte.
+    pub(crate) fn runs(&self, mut wanted: impl FnMut(&BlockEntry) -> bool) -> Vec<Run> {
+        let mut runs: Vec<Run> = Vec::new();
+        for block in self.blocks().filter(|block| wanted(block)) {
+            let (index, end) = (block.index as usize, block.offset + block.bytes);
+            match runs.last_mut() {
+                Some(run) if run.blocks.end == index && end - run.bytes.start <= RUN_BYTES => {
+                    run.blocks.end = index + 1;
+                    run.bytes.end = end;
+                }
+                _ => runs.push(Run { blocks: index..index + 1, bytes: block.offset..end }),
+            }
+        }
+        runs
+    }
+
+    /// Checks and decodes the blocks of `run`, whose bytes in the file are `bytes`.
     ///
     /// # Errors
-    /// As [`SegmentReader::open`], and whatever `visit` returns, which ends the reading.
-    pub fn read_blocks(
+    /// [`StoreError::Corrupt`], and whatever `visit` returns, which ends the reading.
+    pub(crate) fn decode_run(
         &self,
-        mut wanted: impl FnMut(&BlockEntry) -> bool,
-        mut visit: impl FnMut(&BlockEntry, Rows) -> Result<(), StoreError>,
+        run: &Run,
+        bytes: &[u8],
+        decoder: &mut BlockDecoder,
+        visit: &mut dyn FnMut(&BlockEntry, Rows) -> Result<(), StoreError>,
     ) -> Result<(), StoreError> {
-        let mut decoder = BlockDecoder::default();
-        let mut first = 0;
-        while first < self.entries.len() {
-            let start = self.entries[first].offset;
-            let mut last = first + 1;
-            while last < self.entries.len() && self.entries[last].end() - start <= FETCH_BYTES {
-                last += 1;
-            }
-            let bytes = self.source.read(start..self.entries[last - 1].end())?;
-            for (i, entry) in self.entries.iter().enumerate().take(last).skip(first) {
-                let block = &bytes[(entry.offset - start) as usize..(entry.end() - start) as usize];
-                let summary = summary((i, entry));
-                let damaged = |mismatch: Mismatch| {
-                    StoreError::corrupt(&self.path, entry.offset, mismatch.expected, mismatch.found)
-                };
-                let expected = Expected {
-                    index: i as u32,
-                    state: Some(entry.state),
-                    group: entry.group,
-                    kind: Some(entry.kind),
-                    rows: entry.rows,
-                };
-                let (header, stored) = check(&expected, block).map_err(damaged)?;
-                if wanted(&summary) {
-                    visit(&summary, decoder.rows(&header, stored).map_err(damaged)?)?;
-                }
-            }
-            first = last;
+        for index in run.blocks.clone() {
+            let entry = &self.entries[index];
+            let block =
+                &bytes[(entry.offset - run.bytes.start) as usize..(entry.end() - run.bytes.start) as usize];
+            let expected = Expected {
+                index: index as u32,
+                state: Some(entry.state),
+                group: entry.group,
+                kind: Some(entry.kind),
+                rows: entry.rows,
+                widths: None,
+            };
+            let rows = decoder.decode(&self.path, entry.offset, &expected, block)?;
+            visit(&summary((index, entry)), rows)?;
         }
         Ok(())
     }

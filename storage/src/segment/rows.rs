@@ -236,15 +236,10 @@ impl Rows {
     /// When the encoded key or value exceeds [`ROW_BYTES_MAX`].
     #[inline]
     pub fn push<K: crate::Data, V: crate::Data>(&mut self, key: &K, value: Option<&V>) {
-        self.push_with(|keys| keys.push(|out| key.encode_fixed(out), |out| key.encode(out)), value);
-    }
-
-    #[inline]
-    fn push_with<V: crate::Data>(&mut self, push_key: impl FnOnce(&mut Column), value: Option<&V>) {
         if self.count.is_multiple_of(8) {
             self.tombstones.push(0);
         }
-        push_key(&mut self.keys);
+        self.keys.push(|out| key.encode_fixed(out), |out| key.encode(out));
         match value {
             Some(value) => self.values.push(|out| value.encode_fixed(out), |out| value.encode(out)),
             None => {
@@ -253,17 +248,6 @@ impl Rows {
             }
         }
         self.count += 1;
-    }
-
-    /// Appends a row whose key is encoded already; otherwise as [`Rows::push`].
-    ///
-    /// # Panics
-    /// As [`Rows::push`]; and where keys have a fixed length, when this one has another.
-    pub(super) fn push_encoded_key<V: crate::Data>(&mut self, key: &[u8], value: Option<&V>) {
-        self.push_with(
-            |keys| keys.push(|out| out.copy_from_slice(key), |out| out.extend_from_slice(key)),
-            value,
-        );
     }
 
     /// Appends a row of an encoded key and an encoded value, whose lengths are those of the columns where these have one; without a

@@ -26,6 +26,8 @@
 
 mod chain;
 mod writing;
+mod segment_file;
+mod pipeline;
 mod restore;
 #[cfg(test)]
 mod tests;
@@ -38,14 +40,19 @@ use crate::manifest::{KeyedStateMeta, SegmentRef};
 use crate::segment::SegmentBuilder;
 use crate::table::{GroupPlan, StateTable};
 use chain::Chain;
+pub use restore::verify;
 use std::ops::Range;
 use std::path::Path;
 use std::sync::Arc;
+use std::thread::available_parallelism;
 use writing::Writing;
 
-/// A file ends at the next good place once its rows have this many bytes, before compression. Files are what is deleted as a
-/// whole, so many small ones are better than one large one, and each costs a sync.
-pub const SEGMENT_BYTES_DEFAULT: u64 = 8 << 20;
+/// Bytes of rows in a file unless set otherwise. Files are what is deleted as a whole, so several are better than a large
+/// one; but each costs a sync.
+const FILE_BYTES: u64 = 8 << 20;
+
+/// Threads beyond these would wait for the one that fills the tables.
+const RESTORE_THREADS_MAX: usize = 8;
 
 /// The keyed tables of one task, by an index that is stable while the task runs.
 pub trait Tables {
@@ -81,8 +88,9 @@ pub struct KeyedSnapshots {
     groups: Range<KeyGroup>,
     incremental: bool,
     zstd_level: i32,
-    segment_bytes: u64,
     allow_unmatched: bool,
+    restore_threads: usize,
+    file_bytes: u64,
     /// What the last completed checkpoint consists of.
     chain: Chain,
     /// Snapshots neither completed nor aborted, in the order of their begin.
@@ -97,8 +105,9 @@ impl KeyedSnapshots {
             groups,
             incremental,
             zstd_level,
-            segment_bytes: SEGMENT_BYTES_DEFAULT,
             allow_unmatched: false,
+            restore_threads: available_parallelism().map_or(1, usize::from).min(RESTORE_THREADS_MAX),
+            file_bytes: FILE_BYTES,
             chain: Chain::default(),
             pending: Vec::new(),
         }
@@ -109,10 +118,16 @@ impl KeyedSnapshots {
         self.allow_unmatched = allow;
     }
 
-    /// Sets after how many bytes of rows, before compression, a snapshot begins another file: [`SEGMENT_BYTES_DEFAULT`]
-    /// unless set.
-    pub fn segment_bytes(&mut self, bytes: u64) {
-        self.segment_bytes = bytes;
+    /// A snapshot begins a new file once the rows of the one before have this many bytes, before compression; 8 MiB unless
+    /// set. From the next snapshot on.
+    pub fn file_bytes(&mut self, bytes: u64) {
+        self.file_bytes = bytes;
+    }
+
+    /// How many threads [`KeyedSnapshots::restore`] starts to read and decode, where the disk maps files; as many as there are
+    /// cores, up to 8, unless set. With 0 the calling thread does all.
+    pub fn restore_threads(&mut self, threads: usize) {
+        self.restore_threads = threads;
     }
 
     /// Begins the snapshot of `checkpoint`: it will hold the tables as they are now. `path` is the path, below the
@@ -191,8 +206,17 @@ impl KeyedSnapshots {
         );
         let names = metas.into_iter().map(|meta| meta.name).collect();
         let groups = self.groups.clone();
-        let mut writing = Writing::new(checkpoint, attempt, savepoint, groups, epochs, names, chain, builder);
-        writing.file_bytes = self.segment_bytes;
+        let writing = Writing::new(
+            checkpoint,
+            attempt,
+            savepoint,
+            groups,
+            epochs,
+            names,
+            chain,
+            builder,
+            self.file_bytes,
+        );
         self.pending.push(writing);
     }
 
@@ -262,13 +286,13 @@ impl KeyedSnapshots {
     /// Loads what `segments` hold of this task's groups into `tables`, which are empty, and builds later
     /// snapshots on it. `metas` are the operator's states as in the manifest. Blocks on the disk: for plain threads.
     ///
-    /// Segments of several former tasks may come in any order and more than once; their headers give their order.
-    /// Every block of every segment is checked, those of other groups too.
+    /// Segments of several former tasks may come in any order and more than once; their headers give their order. Of the
+    /// files only what this task's groups need is read, and all that is read is checked; [`verify`] checks all.
     ///
     /// # Errors
     /// The tables are then partly filled; drop them.
-    /// - [`StoreError::Incompatible`]: a state has another key or value type than its table, no table has its name,
-    ///   or the job had another maximum parallelism.
+    /// - [`StoreError::Incompatible`]: a state has another type of key than its table, or values that the table's type
+    ///   does not read; no table has its name; or the job had another maximum parallelism.
     /// - [`StoreError::Corrupt`], [`StoreError::NewerFormat`], [`StoreError::Io`]: from a segment.
     pub fn restore(
         &mut self,
@@ -279,8 +303,14 @@ impl KeyedSnapshots {
         tables: &mut dyn Tables,
     ) -> Result<(), StoreError> {
         assert!(self.pending.is_empty(), "a restore comes before the first snapshot");
-        let stored =
-            restore::Stored { disk, job_dir, segments, metas, allow_unmatched: self.allow_unmatched };
+        let stored = restore::Stored {
+            disk,
+            job_dir,
+            segments,
+            metas,
+            allow_unmatched: self.allow_unmatched,
+            threads: self.restore_threads,
+        };
         self.chain = stored.load(&self.groups, tables)?;
         Ok(())
     }

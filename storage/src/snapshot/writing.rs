@@ -9,7 +9,7 @@
 //!   tasks wrote for one checkpoint are different key groups.
 
 use super::chain::{Chain, Part};
-use super::{SEGMENT_BYTES_DEFAULT, Step, Tables};
+use super::{Step, Tables};
 use crate::ids::{AttemptId, CheckpointId};
 use crate::key_group::KeyGroup;
 use crate::segment::SegmentBuilder;
@@ -36,8 +36,8 @@ pub(super) struct Writing {
     /// The chain it builds on, and the files that are complete.
     pub chain: Chain,
     builder: SegmentBuilder,
-    /// A file ends at the next good place once its rows have this many bytes, before compression.
-    pub file_bytes: u64,
+    /// A file ends at the next good place once its rows have this many bytes.
+    file_bytes: u64,
     /// The table being written.
     table: usize,
     /// Built and not yet handed out: path, bytes, whether the file is complete.
@@ -57,6 +57,7 @@ impl Writing {
         names: Vec<String>,
         chain: Chain,
         builder: SegmentBuilder,
+        file_bytes: u64,
     ) -> Self {
         let path = builder.path().to_string();
         Writing {
@@ -69,7 +70,7 @@ impl Writing {
             names,
             chain,
             builder,
-            file_bytes: SEGMENT_BYTES_DEFAULT,
+            file_bytes,
             table: 0,
             out: VecDeque::new(),
             serialised: false,

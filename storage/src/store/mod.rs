@@ -149,8 +149,8 @@ impl<T: Tables> Store<T> {
             BackendChoice::Log => Backend::Log(LogOptions {
                 disk: Some(disk.clone()),
                 job_dir: Some(checkpoints.dir().to_owned()),
+                scratch: Some(checkpoints.dir().join(names::scratch_path(attempt, 0, 0))),
                 memory_bytes: options.memory_bytes,
-                ..LogOptions::default()
             }),
         };
         let mut tables = make(&mut TableMaker::new(backend, key_groups, Arc::clone(&wake)));
@@ -158,7 +158,9 @@ impl<T: Tables> Store<T> {
         let mut snapshots =
             KeyedSnapshots::new(0..key_groups.count(), options.incremental, options.zstd_level);
         snapshots.allow_unmatched(options.allow_unmatched);
-        snapshots.segment_bytes(options.segment_bytes);
+        if let Some(bytes) = options.segment_bytes {
+            snapshots.file_bytes(bytes);
+        }
         if let Some(manifest) = &manifest {
             restore(manifest, key_groups, &disk, &checkpoints, &mut snapshots, &mut tables)?;
         }

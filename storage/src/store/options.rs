@@ -3,7 +3,6 @@
 use crate::error::StoreError;
 use crate::io::{DiskHandle, StdDisk};
 use crate::key_group::MAX_PARALLELISM_DEFAULT;
-use crate::snapshot::SEGMENT_BYTES_DEFAULT;
 use std::path::PathBuf;
 
 /// Helper threads of a disk of blocking file operations.
@@ -38,7 +37,7 @@ pub struct StoreOptions {
     pub(super) max_parallelism: u16,
     pub(super) incremental: bool,
     pub(super) zstd_level: i32,
-    pub(super) segment_bytes: u64,
+    pub(super) segment_bytes: Option<u64>,
     pub(super) retained: usize,
     pub(super) allow_unmatched: bool,
     pub(super) disk: Option<DiskHandle>,
@@ -57,7 +56,7 @@ impl StoreOptions {
             max_parallelism: MAX_PARALLELISM_DEFAULT,
             incremental: true,
             zstd_level: 1,
-            segment_bytes: SEGMENT_BYTES_DEFAULT,
+            segment_bytes: None,
             retained: 1,
             allow_unmatched: false,
             disk: None,
@@ -106,7 +105,7 @@ impl StoreOptions {
     /// Bytes of rows, before compression, after which a snapshot begins another file; 8 MiB unless given. A file is deleted as
     /// a whole, so smaller ones return space sooner, and each costs a sync.
     pub fn segment_bytes(mut self, bytes: u64) -> Self {
-        self.segment_bytes = bytes;
+        self.segment_bytes = Some(bytes);
         self
     }
 

@@ -4,6 +4,7 @@ use super::wake::Wake;
 use crate::codec::{Data, Key};
 use crate::error::StoreError;
 use crate::key_group::{KeyGroup, KeyGroups};
+use crate::log::LogOptions;
 use crate::snapshot::Tables;
 use crate::table::{Backend, KeyedTable, StateTable, TableStats};
 use std::ops::Range;
@@ -18,17 +19,23 @@ pub struct TableMaker {
     key_groups: KeyGroups,
     groups: Range<KeyGroup>,
     wake: Arc<Wake>,
+    made: usize,
 }
 
 impl TableMaker {
     pub(super) fn new(backend: Backend, key_groups: KeyGroups, wake: Arc<Wake>) -> Self {
-        TableMaker { backend, key_groups, groups: 0..key_groups.count(), wake }
+        TableMaker { backend, key_groups, groups: 0..key_groups.count(), wake, made: 0 }
     }
 
     /// A table from `K` to `V`, found again in checkpoints by `name`, which is unique within the store.
     pub fn value<K: Key, V: Data>(&mut self, name: impl Into<String>) -> Table<K, V> {
+        let mut backend = self.backend.clone();
+        if let Backend::Log(LogOptions { scratch: Some(scratch), .. }) = &mut backend {
+            scratch.as_mut_os_string().push(format!("-{}", self.made));
+        }
+        self.made += 1;
         Table {
-            table: KeyedTable::new(&self.backend, name, self.key_groups, self.groups.clone()),
+            table: KeyedTable::new(&backend, name, self.key_groups, self.groups.clone()),
             key_groups: self.key_groups,
             hashes: Vec::new(),
             wake: Arc::clone(&self.wake),

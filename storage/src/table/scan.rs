@@ -335,7 +335,7 @@ impl<K: Key, V: Data> StateTable for ValueTable<K, V> {
             // No row comes any more; give the memory back.
             scan.waiting[group].rows = Rows::new(K::FIXED_BYTES, V::FIXED_BYTES);
             scan.group += 1;
-            if out.bytes() > start_bytes {
+            if scan.waiting[group].any_block {
                 return Written::Groups;
             }
         }

@@ -242,3 +242,10 @@ fn a_crash_after_any_operation_recovers_a_checkpoint_between_acknowledged_and_st
         crash_after_each_operation(Flavor { backend: BackendChoice::HashMap, retained });
     }
 }
+
+#[test]
+fn a_crash_after_any_operation_of_a_log_recovers_a_checkpoint_between_acknowledged_and_started() {
+    for retained in [1, 2] {
+        crash_after_each_operation(Flavor { backend: BackendChoice::Log, retained });
+    }
+}

@@ -203,6 +203,16 @@ fn live_many(seeds_wanted: usize, backends: &[BackendChoice]) {
 }
 
 #[test]
-fn random_lives_never_lose_what_was_acknowledged() {
+fn random_lives_of_hash_tables_never_lose_what_was_acknowledged() {
     live_many(300, &[BackendChoice::HashMap]);
+}
+
+#[test]
+fn random_lives_of_logs_never_lose_what_was_acknowledged() {
+    live_many(300, &[BackendChoice::Log]);
+}
+
+#[test]
+fn random_lives_that_change_the_backend_never_lose_what_was_acknowledged() {
+    live_many(200, &[BackendChoice::Log, BackendChoice::HashMap]);
 }

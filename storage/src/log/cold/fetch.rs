@@ -54,6 +54,8 @@ enum File {
 struct Read {
     page: u32,
     source: Source,
+    /// Memory that the page will take.
+    bytes: usize,
     /// None while its file is being opened.
     ticket: Option<Ticket<Vec<u8>>>,
 }
@@ -73,6 +75,8 @@ pub(crate) struct Fetcher {
     reads: VecDeque<Read>,
     /// The pages of `reads`.
     pages: HashSet<u32>,
+    /// Memory that the pages of `reads` will take.
+    reserved_bytes: usize,
     decoder: BlockDecoder,
 }
 
@@ -85,13 +89,20 @@ impl Fetcher {
             files: HashMap::new(),
             reads: VecDeque::new(),
             pages: HashSet::new(),
+            reserved_bytes: 0,
             decoder: BlockDecoder::default(),
         }
     }
 
     /// Number of reads under way.
+    #[cfg(test)]
     pub fn in_flight(&self) -> usize {
         self.reads.len()
+    }
+
+    /// Memory that the pages being read will take.
+    pub fn reserved_bytes(&self) -> usize {
+        self.reserved_bytes
     }
 
     /// True while `page` is being read.
@@ -99,15 +110,15 @@ impl Fetcher {
         self.pages.contains(&page)
     }
 
-    /// Begins to read `page`, of which no read is under way. Never blocks.
-    pub fn start(&mut self, page: u32, source: Source, scratch: Option<&Scratch>) {
+    /// Begins to read `page`, of which no read is under way, and which will take `bytes` of memory. Never blocks.
+    pub fn start(&mut self, page: u32, source: Source, bytes: usize, scratch: Option<&Scratch>) {
         debug_assert!(!self.is_reading(page), "page {page} is being read already");
         let ticket = match &source {
             Source::Block { segment, offset, bytes, .. } => match self.files.get(segment) {
                 Some(File::Open(file)) => Some(self.disk.read(*file, *offset, *bytes as usize)),
                 Some(File::Opening(_)) => None,
                 None => {
-                    let open = self.disk.open(self.job_dir.join(&**segment), OpenMode::Read);
+                    let open = self.disk.open(self.job_dir.join(&**segment), OpenMode::ReadRandom);
                     self.files.insert(Arc::clone(segment), File::Opening(open));
                     None
                 }
@@ -116,8 +127,9 @@ impl Fetcher {
                 Some(scratch.expect("the scratch file is open while pages lie in it").read(slot))
             }
         };
-        self.reads.push_back(Read { page, source, ticket });
+        self.reads.push_back(Read { page, source, bytes, ticket });
         self.pages.insert(page);
+        self.reserved_bytes += bytes;
     }
 
     /// Hands what has been read to `attach`, oldest first up to the first read that is not over; true when none is under
@@ -138,6 +150,7 @@ impl Fetcher {
             let Some(answer) = read.ticket.as_mut().and_then(Ticket::poll) else { return Ok(false) };
             let read = self.reads.pop_front().expect("there is a front");
             self.pages.remove(&read.page);
+            self.reserved_bytes -= read.bytes;
             let fetched = self.check(&read, answer, scratch).map_err(|error| (read.page, error))?;
             attach(read.page, fetched);
         }
@@ -181,14 +194,7 @@ impl Fetcher {
             }
             Err(error) => {
                 self.files.remove(segment);
-                let pages = &mut self.pages;
-                self.reads.retain(|read| {
-                    let keep = read.ticket.is_some() || !read.is_of(segment);
-                    if !keep {
-                        pages.remove(&read.page);
-                    }
-                    keep
-                });
+                self.drop_reads(|read| read.ticket.is_none() && read.is_of(segment));
                 Err(StoreError::io("opening", self.job_dir.join(&**segment), error))
             }
         }
@@ -202,10 +208,11 @@ impl Fetcher {
         &mut self,
         page: u32,
         source: Source,
+        bytes: usize,
         scratch: Option<&Scratch>,
     ) -> Result<Fetched, StoreError> {
         if !self.is_reading(page) {
-            self.start(page, source, scratch);
+            self.start(page, source, bytes, scratch);
         }
         let at = self.reads.iter().position(|read| read.page == page).expect("it is under way");
         let waits_for = match &self.reads[at] {
@@ -219,15 +226,28 @@ impl Fetcher {
         }
         let mut read = self.reads.remove(at).expect("only a failed open removes reads");
         self.pages.remove(&page);
+        self.reserved_bytes -= read.bytes;
         let answer = read.ticket.take().expect("its file is open").wait();
         self.check(&read, answer, scratch)
     }
 
     /// Gives up the read of a page that is gone, if one is under way.
     pub fn forget(&mut self, page: u32) {
-        if self.pages.remove(&page) {
-            self.reads.retain(|read| read.page != page);
+        if self.is_reading(page) {
+            self.drop_reads(|read| read.page == page);
         }
+    }
+
+    fn drop_reads(&mut self, unwanted: impl Fn(&Read) -> bool) {
+        let (pages, reserved_bytes) = (&mut self.pages, &mut self.reserved_bytes);
+        self.reads.retain(|read| {
+            let drop = unwanted(read);
+            if drop {
+                pages.remove(&read.page);
+                *reserved_bytes -= read.bytes;
+            }
+            !drop
+        });
     }
 
     /// Closes the files that `needed` denies, save those that are being read.

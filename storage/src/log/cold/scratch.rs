@@ -55,7 +55,7 @@ enum File {
 
 /// A write under way.
 struct Write {
-    page: u32,
+    page: u64,
     slot: Slot,
     step: Step,
 }
@@ -104,11 +104,12 @@ impl Scratch {
         self.writes.len()
     }
 
-    /// Begins to write the image of `page`. The slot is told by [`Scratch::poll`]; until then the page stays where it is.
+    /// Begins to write the image of `page`, a number that no other page ever had. The slot is told by [`Scratch::poll`]; until
+    /// then the page stays where it is.
     ///
     /// # Panics
     /// When the image is empty or exceeds 4 GiB.
-    pub fn write(&mut self, page: u32, image: Vec<u8>) {
+    pub fn write(&mut self, page: u64, image: Vec<u8>) {
         assert!(!image.is_empty(), "an image has bytes");
         let bytes = u32::try_from(image.len()).expect("a page has less than 4 GiB");
         let mut slot = Slot { offset: 0, bytes, crc: crc32fast::hash(&image) };
@@ -135,7 +136,7 @@ impl Scratch {
 
     /// Tells `over` of each write that is over, oldest first: page, and its slot, or why there is none and the page must stay in
     /// memory. Where `over` answers false, nobody needs the slot and it is free again.
-    pub fn poll(&mut self, mut over: impl FnMut(u32, Result<Slot, StoreError>) -> bool) {
+    pub fn poll(&mut self, mut over: impl FnMut(u64, Result<Slot, StoreError>) -> bool) {
         if let Err(error) = self.poll_open() {
             let kind = error.kind();
             let mut error = Some(error);

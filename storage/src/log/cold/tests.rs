@@ -1,6 +1,7 @@
 //! Claims about pages on disk: what comes back is what was written, and every fault is an error that names the file.
 
-use super::*;
+use super::fetch::{Fetched, Fetcher, Source};
+use super::scratch::{Scratch, Slot};
 use crate::error::StoreError;
 use crate::ids::{AttemptId, CheckpointId};
 use crate::io::{DiskHandle, Fault, OpKind, SimDisk, StdDisk};
@@ -51,6 +52,7 @@ fn source(place: &BlockPlace, page: u32) -> Source {
             group: page as u16,
             kind: None,
             rows: 100 + page,
+            widths: Some((Some(8), Some(8))),
         },
     }
 }
@@ -86,7 +88,7 @@ fn pages_come_back_as_written_whatever_the_order_of_the_disk() {
     let (disk, handle, sources) = sim(40);
     let mut fetcher = Fetcher::new(handle, "/job".into());
     disk.set_deferred(true);
-    sources.iter().zip(0..).for_each(|(source, page)| fetcher.start(page, source.clone(), None));
+    sources.iter().zip(0..).for_each(|(source, page)| fetcher.start(page, source.clone(), 0, None));
     assert_eq!(disk.pending(), [OpKind::Open], "one open serves all reads of a file");
     assert!(!fetcher.poll(None, |_, _| panic!("nothing is read yet")).unwrap());
     disk.complete_all();
@@ -105,10 +107,10 @@ fn pages_come_back_as_written_whatever_the_order_of_the_disk() {
 fn a_page_that_is_needed_at_once_comes_whether_or_not_its_read_has_begun() {
     let (_disk, handle, sources) = sim(3);
     let mut fetcher = Fetcher::new(handle, "/job".into());
-    fetcher.start(0, sources[0].clone(), None);
-    fetcher.start(1, sources[1].clone(), None);
+    fetcher.start(0, sources[0].clone(), 0, None);
+    fetcher.start(1, sources[1].clone(), 0, None);
     for page in [1, 2] {
-        let Fetched::Rows(came) = fetcher.wait(page, sources[page as usize].clone(), None).unwrap() else {
+        let Fetched::Rows(came) = fetcher.wait(page, sources[page as usize].clone(), 0, None).unwrap() else {
             panic!("a block has rows")
         };
         assert_eq!(contents(&came), contents(&rows(page)));
@@ -148,23 +150,23 @@ fn a_block_of_another_place_is_refused() {
     let Source::Block { segment, offset, bytes, .. } = sources[1].clone() else { unreachable!() };
     let Source::Block { expected, .. } = sources[2].clone() else { unreachable!() };
     let mixed = Source::Block { segment, offset, bytes, expected };
-    assert!(matches!(fetcher.wait(0, mixed, None), Err(StoreError::Corrupt { .. })));
+    assert!(matches!(fetcher.wait(0, mixed, 0, None), Err(StoreError::Corrupt { .. })));
 }
 
 #[test]
 fn a_failed_read_is_reported_once_and_the_page_comes_at_the_next_try() {
     let (disk, handle, sources) = sim(4);
     let mut fetcher = Fetcher::new(handle, "/job".into());
-    fetcher.wait(3, sources[3].clone(), None).unwrap();
+    fetcher.wait(3, sources[3].clone(), 0, None).unwrap();
     disk.fail_after(OpKind::Read, 1, Fault::Io);
-    (0..3u32).for_each(|page| fetcher.start(page, sources[page as usize].clone(), None));
+    (0..3u32).for_each(|page| fetcher.start(page, sources[page as usize].clone(), 0, None));
     let mut came = Vec::new();
     let failed = fetcher.poll(None, |page, _| came.push(page));
     let Err((1, StoreError::Io { path, action: "reading", .. })) = failed else { panic!("{failed:?}") };
     assert_eq!(path, Path::new("/job").join(SEGMENT));
     assert_eq!(came, [0]);
     assert!(fetcher.is_reading(2) && !fetcher.is_reading(1));
-    fetcher.start(1, sources[1].clone(), None);
+    fetcher.start(1, sources[1].clone(), 0, None);
     assert_eq!(read_all(&mut fetcher).unwrap().into_keys().collect::<Vec<_>>(), [1, 2]);
 }
 
@@ -173,20 +175,20 @@ fn a_missing_file_is_an_error_until_it_is_there() {
     let (disk, handle, sources) = sim(3);
     disk.fail_next(OpKind::Open, Fault::Io);
     let mut fetcher = Fetcher::new(handle.clone(), "/job".into());
-    fetcher.start(0, sources[0].clone(), None);
-    fetcher.start(1, sources[1].clone(), None);
+    fetcher.start(0, sources[0].clone(), 0, None);
+    fetcher.start(1, sources[1].clone(), 0, None);
     assert!(matches!(read_all(&mut fetcher), Err((0, StoreError::Io { action: "opening", .. }))));
     assert_eq!((fetcher.in_flight(), fetcher.open_files()), (0, 0));
     let (from, to) = (Path::new("/job").join(SEGMENT), Path::new("/job/elsewhere"));
     handle.rename(&from, to).wait().unwrap();
-    match fetcher.wait(1, sources[1].clone(), None) {
+    match fetcher.wait(1, sources[1].clone(), 0, None) {
         Err(StoreError::Io { path, source, .. }) => {
             assert_eq!((path, source.kind()), (from.clone(), ErrorKind::NotFound));
         }
         other => panic!("{other:?}"),
     }
     handle.rename(to, &from).wait().unwrap();
-    fetcher.start(1, sources[1].clone(), None);
+    fetcher.start(1, sources[1].clone(), 0, None);
     assert_eq!(read_all(&mut fetcher).unwrap().len(), 1);
 }
 
@@ -199,8 +201,8 @@ fn a_file_cut_short_is_damaged_not_decoded() {
     handle.remove(&path).wait().unwrap();
     handle.write_file_durable(&path, &whole[..offset as usize + 50]).unwrap();
     let mut fetcher = Fetcher::new(handle, "/job".into());
-    assert!(fetcher.wait(0, sources[0].clone(), None).is_ok());
-    match fetcher.wait(1, sources[1].clone(), None) {
+    assert!(fetcher.wait(0, sources[0].clone(), 0, None).is_ok());
+    match fetcher.wait(1, sources[1].clone(), 0, None) {
         Err(StoreError::Corrupt { path: named, offset: at, .. }) => assert_eq!((named, at), (path, offset)),
         other => panic!("{other:?}"),
     }
@@ -210,13 +212,13 @@ fn a_file_cut_short_is_damaged_not_decoded() {
 fn an_open_file_is_read_after_its_name_is_gone_and_closed_when_nobody_needs_it() {
     let (_disk, handle, sources) = sim(2);
     let mut fetcher = Fetcher::new(handle.clone(), "/job".into());
-    fetcher.wait(0, sources[0].clone(), None).unwrap();
+    fetcher.wait(0, sources[0].clone(), 0, None).unwrap();
     handle.remove(Path::new("/job").join(SEGMENT)).wait().unwrap();
     fetcher.keep_files(|segment| segment == SEGMENT);
-    assert!(fetcher.wait(1, sources[1].clone(), None).is_ok());
+    assert!(fetcher.wait(1, sources[1].clone(), 0, None).is_ok());
     fetcher.keep_files(|_| false);
     assert_eq!(fetcher.open_files(), 0);
-    assert!(matches!(fetcher.wait(1, sources[1].clone(), None), Err(StoreError::Io { .. })));
+    assert!(matches!(fetcher.wait(1, sources[1].clone(), 0, None), Err(StoreError::Io { .. })));
 }
 
 #[test]
@@ -224,8 +226,8 @@ fn a_read_given_up_hands_out_nothing() {
     let (disk, handle, sources) = sim(2);
     let mut fetcher = Fetcher::new(handle, "/job".into());
     disk.set_deferred(true);
-    fetcher.start(0, sources[0].clone(), None);
-    fetcher.start(1, sources[1].clone(), None);
+    fetcher.start(0, sources[0].clone(), 0, None);
+    fetcher.start(1, sources[1].clone(), 0, None);
     fetcher.forget(0);
     disk.complete_all();
     assert!(!fetcher.poll(None, |_, _| panic!("nothing is read yet")).unwrap());
@@ -307,14 +309,14 @@ fn a_full_disk_leaves_the_page_in_memory_and_the_next_try_may_succeed() {
 /// Writes, reads and frees images in an order that `choices` and the disk's own delays make.
 fn scratch_model(disk: &SimDisk, handle: DiskHandle, choices: &[(u8, u16)]) {
     let mut scratch = Scratch::new(handle, "/job/shared/scratch-a1-0-0".into());
-    let mut held: BTreeMap<u32, (Slot, Vec<u8>)> = BTreeMap::new();
-    let mut writing: BTreeMap<u32, Option<Vec<u8>>> = BTreeMap::new();
+    let mut held: BTreeMap<u64, (Slot, Vec<u8>)> = BTreeMap::new();
+    let mut writing: BTreeMap<u64, Option<Vec<u8>>> = BTreeMap::new();
     disk.set_deferred(true);
     for (n, (choice, size)) in choices.iter().enumerate() {
-        let n = n as u32;
+        let n = n as u64;
         match choice % 4 {
             0 | 1 => {
-                let image: Vec<u8> = (0..usize::from(*size) + 1).map(|i| (i as u32 ^ n) as u8).collect();
+                let image: Vec<u8> = (0..usize::from(*size) + 1).map(|i| (i as u64 ^ n) as u8).collect();
                 scratch.write(n, image.clone());
                 writing.insert(n, Some(image));
             }
@@ -376,14 +378,16 @@ fn pages_and_images_come_back_from_a_real_disk() {
     let handle = DiskHandle::new(StdDisk::start(3).unwrap());
     let mut fetcher = Fetcher::new(handle.clone(), dir.path().into());
     let mut scratch = Scratch::new(handle, dir.path().join("shared/scratch-a1-0-0"));
-    (100..140u32).for_each(|page| scratch.write(page, vec![page as u8; 16 << 10]));
+    (100..140u64).for_each(|page| scratch.write(page, vec![page as u8; 16 << 10]));
     let mut slots = BTreeMap::new();
     while scratch.writing() > 0 {
         scratch.poll(|page, written| slots.insert(page, written.unwrap()).is_none());
         std::thread::yield_now();
     }
-    places.iter().zip(0..).for_each(|(place, page)| fetcher.start(page, source(place, page), None));
-    slots.iter().for_each(|(page, slot)| fetcher.start(*page, Source::Scratch(*slot), Some(&scratch)));
+    places.iter().zip(0..).for_each(|(place, page)| fetcher.start(page, source(place, page), 0, None));
+    slots
+        .iter()
+        .for_each(|(page, slot)| fetcher.start(*page as u32, Source::Scratch(*slot), 0, Some(&scratch)));
     let mut came = 0;
     while !fetcher
         .poll(Some(&scratch), |page, fetched| {
