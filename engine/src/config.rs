@@ -1,7 +1,9 @@
 //! Settings of an engine. Names and defaults are Apache Flink's where it has the setting.
 
 use crate::error::Error;
+use std::fmt;
 use std::path::PathBuf;
+use std::str::FromStr;
 use std::time::Duration;
 
 /// How checkpoints treat the data that lies between the tasks.
@@ -123,13 +125,47 @@ impl MemorySize {
     }
 }
 
-/// Where keyed state lives.
+/// Where keyed state lives. The name in settings is Flink's: `hashmap`, or `log`, for which `rocksdb` stands too.
+///
+/// ```
+/// use thalweg::config::StateBackend;
+/// assert_eq!("rocksdb".parse(), Ok(StateBackend::Log));
+/// ```
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum StateBackend {
     /// Typed tables in memory, snapshotted incrementally.
     #[default]
     HashMap,
+    /// Logs of encoded rows: a snapshot begins at once whatever the size of the state, and what does not fit into memory is
+    /// read back from the checkpoints' files.
+    Log,
+}
+
+impl fmt::Display for StateBackend {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            StateBackend::HashMap => "hashmap",
+            StateBackend::Log => "log",
+        })
+    }
+}
+
+/// There is no state backend of this name.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("`{0}` is no state backend: choose `hashmap` or `log`")]
+pub struct UnknownStateBackend(String);
+
+impl FromStr for StateBackend {
+    type Err = UnknownStateBackend;
+
+    fn from_str(name: &str) -> Result<Self, UnknownStateBackend> {
+        match name.trim().to_ascii_lowercase().as_str() {
+            "hashmap" => Ok(StateBackend::HashMap),
+            "log" | "rocksdb" => Ok(StateBackend::Log),
+            _ => Err(UnknownStateBackend(name.to_owned())),
+        }
+    }
 }
 
 /// All settings of an engine, checked.
@@ -203,6 +239,15 @@ mod tests {
         for (text, bytes) in sizes {
             assert_eq!(parsed(text), Some(bytes), "{text}");
         }
+    }
+
+    #[test]
+    fn backends_are_named_as_in_settings() {
+        for backend in [StateBackend::HashMap, StateBackend::Log] {
+            assert_eq!(backend.to_string().parse(), Ok(backend));
+        }
+        let error = "memory".parse::<StateBackend>().unwrap_err().to_string();
+        assert!(error.contains("`memory`") && error.contains("`log`"), "{error}");
     }
 
     #[test]

@@ -22,9 +22,11 @@ use std::panic::AssertUnwindSafe;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
+use thalweg_storage::checkpoint::names::scratch_path;
 use thalweg_storage::checkpoint::{read_payload, verify_channel_files};
 use thalweg_storage::io::{DiskHandle, Notify};
 use thalweg_storage::key_group::KeyGroups;
+use thalweg_storage::log::LogOptions;
 use thalweg_storage::manifest::Manifest;
 use thalweg_storage::table::Backend;
 use thalweg_storage::{AttemptId, StoreError};
@@ -64,6 +66,27 @@ pub struct DeploySettings {
     pub clock: Arc<dyn Clock>,
     /// One doorbell per worker.
     pub doorbells: Vec<Doorbell>,
+}
+
+impl DeploySettings {
+    /// What the tables of the task at `vertex` and `partition` live on, if `tables` are all tables of all tasks.
+    ///
+    /// Each table has the same share of the engine's budget: a table that needs less does not lend the rest to others.
+    fn backend(&self, disk: &DiskHandle, attempt: AttemptId, task: (usize, u32), tables: usize) -> Backend {
+        match self.state.backend {
+            StateBackend::HashMap => Backend::HashMap,
+            StateBackend::Log => {
+                let mut options = LogOptions::default();
+                options.disk = Some(disk.clone());
+                options.job_dir = self.job_dir.clone();
+                let scratch = |dir: &PathBuf| dir.join(scratch_path(attempt, task.0 as u32, task.1));
+                options.scratch = self.job_dir.as_ref().map(scratch);
+                let share = |bytes: u64| (bytes / tables.max(1) as u64).try_into().unwrap_or(usize::MAX);
+                options.memory_bytes = self.state.memory_bytes.map(share);
+                Backend::Log(options)
+            }
+        }
+    }
 }
 
 /// What keyed state of a whole engine lives on.
@@ -197,7 +220,7 @@ impl GraphDeploy {
         let mut tasks: Vec<(usize, TaskId, Box<dyn Task>)> = Vec::new();
         let mut operators = Vec::new();
         let mut counters = Vec::new();
-        let backend = self.backend();
+        let tables = self.table_count();
         let has_inputs: Vec<bool> = (0..self.graph.vertices.len())
             .map(|v| self.graph.edges.iter().any(|e| e.consumer == VertexId(v)))
             .collect();
@@ -209,6 +232,8 @@ impl GraphDeploy {
                 let worker = partition as usize % settings.doorbells.len();
                 let waker: Arc<dyn Notify> = Arc::new(settings.doorbells[worker].clone());
                 let metrics = Arc::new(TaskMetrics::default());
+                let disk = settings.disk.with_notify(Arc::clone(&waker));
+                let backend = settings.backend(&disk, attempt, (index, partition), tables);
                 let (restore_state, keyed_restore) = subtask_restore(restore, uids, partition);
                 let chain = uids.iter().map(|u| &**u).collect::<Vec<_>>().join(" -> ");
                 let context = TaskContext {
@@ -218,9 +243,10 @@ impl GraphDeploy {
                         attempt,
                         restored_from: restore.map(|manifest| manifest.checkpoint),
                         key_groups: KeyGroups::new(settings.max_parallelism),
-                        backend: backend.clone(),
+                        backend,
+                        clock: Arc::clone(&settings.clock),
                         restore: restore_state,
-                        disk: settings.disk.with_notify(Arc::clone(&waker)),
+                        disk: disk.clone(),
                         waker,
                     },
                     id: TaskId(tasks.len() as u32),
@@ -232,7 +258,7 @@ impl GraphDeploy {
                     channel_kinds: Arc::clone(&channel_kinds),
                     batch_records: Arc::clone(&batch_records),
                     files: PartFiles {
-                        disk: settings.disk.with_notify(Arc::new(settings.doorbells[worker].clone())),
+                        disk,
                         job_dir: settings.job_dir.clone(),
                         task: format!("{index}-{partition}"),
                         attempt,
@@ -264,11 +290,12 @@ impl GraphDeploy {
         Ok(Deployment { tasks, operators, restored_records: in_flight.records })
     }
 
-    /// What the tables of each task live on: the engine's budget is divided evenly over all tables of all partitions.
-    fn backend(&self) -> Backend {
-        match self.settings.state.backend {
-            StateBackend::HashMap => Backend::HashMap,
-        }
+    /// Number of keyed state tables of all tasks.
+    fn table_count(&self) -> usize {
+        let vertices = self.graph.vertices.iter().enumerate();
+        vertices
+            .map(|(index, vertex)| vertex.table_count() * self.parallelism(VertexId(index)) as usize)
+            .sum()
     }
 
     /// Makes the channels of all edges.

@@ -42,6 +42,13 @@ pub struct Vertex {
     complete: bool,
 }
 
+impl Vertex {
+    /// Number of keyed state tables of each of its tasks.
+    fn table_count(&self) -> usize {
+        self.factory.table_count()
+    }
+}
+
 /// A link between two vertices.
 pub struct EdgeSpec {
     /// Its unique name, once `Graph::name_edges` has given it.

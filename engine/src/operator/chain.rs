@@ -1,6 +1,7 @@
 //! How a chain is described before it runs, and how the description becomes one fused stage.
 
 use super::{OperatorRestore, Site, Stage};
+use crate::clock::Clock;
 use std::collections::HashMap;
 use std::sync::Arc;
 use thalweg_storage::io::{DiskHandle, Notify};
@@ -81,6 +82,8 @@ pub struct BindContext {
     pub key_groups: KeyGroups,
     /// What keyed state lives on, with this task's share of the memory for each table.
     pub backend: Backend,
+    /// The engine's clock.
+    pub clock: Arc<dyn Clock>,
     /// State to restore, by uid; operators take theirs.
     pub restore: HashMap<String, OperatorRestore>,
     /// The disk; completions wake this task's worker.

@@ -4,11 +4,12 @@
 //! They are computed for many records at once, so that the state of all of them is on its way from memory while the
 //! first is processed.
 
+use crate::clock::Clock;
 use crate::connector::BoxError;
 use crate::operator::{
     BindContext, ChainSnapshot, Collector, Failure, Flow, Link, OperatorSnapshot, Site, Stage, StageControl,
 };
-use crate::state::{StateSpec, StateTables, ValueStateDescriptor};
+use crate::state::{CurrentKey, StateSpec, StateTables};
 use std::cell::Cell;
 use std::marker::PhantomData;
 use std::sync::Arc;
@@ -149,11 +150,15 @@ struct Keyed<K, E, S: StateTables, D> {
     extract: E,
     upcoming: Upcoming<K>,
     tables: S,
+    clock: Arc<dyn Clock>,
+    /// Processing time, as looked up since the poll before last.
+    now_ms: u64,
     down: D,
 }
 
 impl<K: Key, E, S: StateTables, D: StageControl> Keyed<K, E, S, D> {
     fn snapshot(&mut self, snapshot: &mut ChainSnapshot) -> Result<(), Failure> {
+        self.tables.advance_time(self.clock.unix_ms());
         let mut own = OperatorSnapshot::of(&self.site.uid);
         own.keyed = (0..self.tables.count()).filter_map(|i| Some(self.tables.table(i)?.meta())).collect();
         snapshot.operators.push(own);
@@ -161,10 +166,13 @@ impl<K: Key, E, S: StateTables, D: StageControl> Keyed<K, E, S, D> {
     }
 
     fn ready(&mut self) -> Result<bool, Failure> {
+        self.now_ms = self.clock.unix_ms();
         self.tables.ready().map_err(|error| self.site.failure(error))
     }
 
     fn maintain(&mut self, rows: usize) -> Result<bool, Failure> {
+        self.now_ms = self.clock.unix_ms();
+        self.tables.advance_time(self.now_ms);
         let more = self.tables.maintain(rows).map_err(|error| self.site.failure(error))?;
         if more { Ok(true) } else { self.down.maintain(rows) }
     }
@@ -212,6 +220,8 @@ where
                 site: context.site(&self.uid),
                 extract: self.extract,
                 upcoming: Upcoming::new(&context.backend),
+                clock: Arc::clone(&context.clock),
+                now_ms: 0,
                 tables: self.spec.tables(&context.backend, context.key_groups, context.group_range()),
                 down,
             },
@@ -272,7 +282,8 @@ where
     fn process(&mut self, record: T) -> Result<Flow, Failure> {
         let keyed = &mut self.keyed;
         let (hash, key) = keyed.upcoming.take(|| (keyed.extract)(&record));
-        let view = S::view(&mut keyed.tables, *hash, key);
+        let at = CurrentKey { key, hash: *hash, now_ms: keyed.now_ms };
+        let view = S::view(&mut keyed.tables, at);
         keyed
             .site
             .blame(|| (self.function)(key, record, view, &mut self.emitted))
@@ -306,15 +317,16 @@ where
         context: &mut BindContext,
         down: D,
     ) -> Result<Self::Bound<D>, Failure> {
-        let spec = ValueStateDescriptor::<T>::new("reduction");
         Ok(KeyedReduceStage {
             keyed: Keyed {
                 site: context.site(&self.uid),
                 extract: self.extract,
                 upcoming: Upcoming::new(&context.backend),
-                tables: StateSpec::<K>::tables(
-                    &spec,
+                clock: Arc::clone(&context.clock),
+                now_ms: 0,
+                tables: KeyedTable::new(
                     &context.backend,
+                    "reduction",
                     context.key_groups,
                     context.group_range(),
                 ),
@@ -415,18 +427,14 @@ where
         context: &mut BindContext,
         down: D,
     ) -> Result<Self::Bound<D>, Failure> {
-        let spec = ValueStateDescriptor::<N>::new("sum");
         Ok(KeyedSumStage {
             keyed: Keyed {
                 site: context.site(&self.uid),
                 extract: self.extract,
                 upcoming: Upcoming::new(&context.backend),
-                tables: StateSpec::<K>::tables(
-                    &spec,
-                    &context.backend,
-                    context.key_groups,
-                    context.group_range(),
-                ),
+                clock: Arc::clone(&context.clock),
+                now_ms: 0,
+                tables: KeyedTable::new(&context.backend, "sum", context.key_groups, context.group_range()),
                 down,
             },
             addend: self.addend,

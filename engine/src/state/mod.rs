@@ -4,16 +4,44 @@
 //! engine's settings choose, and for each record a view of the record's key in each of them: plain calls, no lookup by
 //! name, no boxing.
 
+mod ttl;
 mod value;
+mod list;
+mod map;
+mod reducing;
 
+pub use list::{ListState, ListStateDescriptor};
+pub use map::{MapState, MapStateDescriptor};
+pub use reducing::{
+    Aggregate, AggregatingState, AggregatingStateDescriptor, ReducingState, ReducingStateDescriptor,
+};
 pub use thalweg_storage::table::TableStats;
+pub use ttl::{StateTtlConfig, TtlUpdate, TtlVisibility};
 pub use value::{ValueState, ValueStateDescriptor};
 
 use std::ops::Range;
 use thalweg_storage::key_group::{KeyGroup, KeyGroups};
 use thalweg_storage::snapshot::Tables;
-use thalweg_storage::table::{Backend, StateTable};
-use thalweg_storage::{Key, StoreError};
+use thalweg_storage::table::{Backend, KeyedTable, StateTable};
+use thalweg_storage::{Data, Key, StoreError};
+
+/// The key of the record that is being processed, and the moment.
+pub struct CurrentKey<'a, K> {
+    /// The key.
+    pub key: &'a K,
+    /// Its hash.
+    pub hash: u64,
+    /// Processing time, in milliseconds since 1970: accurate to about a poll of the task.
+    pub now_ms: u64,
+}
+
+impl<K> Clone for CurrentKey<'_, K> {
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+
+impl<K> Copy for CurrentKey<'_, K> {}
 
 /// The keyed states of one operator.
 pub trait StateSpec<K: Key>: Clone + Send + 'static {
@@ -28,8 +56,8 @@ pub trait StateSpec<K: Key>: Clone + Send + 'static {
     /// Empty tables on `backend` for the key groups `range`.
     fn tables(&self, backend: &Backend, groups: KeyGroups, range: Range<KeyGroup>) -> Self::Tables;
 
-    /// The values of `key`, whose hash is `hash`.
-    fn view<'a>(tables: &'a mut Self::Tables, hash: u64, key: &'a K) -> Self::View<'a>;
+    /// The values of a key.
+    fn view<'a>(tables: &'a mut Self::Tables, at: CurrentKey<'a, K>) -> Self::View<'a>;
 }
 
 /// The tables of one operator at one partition.
@@ -44,6 +72,11 @@ pub trait StateTables: Send + 'static {
     /// or disk. Returns how many of them, from the first on, may be used once [`StateTables::ready`] says so; at least
     /// one, unless there are none.
     fn announce(&mut self, hashes: impl ExactSizeIterator<Item = u64> + Clone) -> usize;
+
+    /// Tells state with time to live what time it is, in milliseconds since 1970: before upkeep and snapshots.
+    fn advance_time(&mut self, now_ms: u64) {
+        let _ = now_ms;
+    }
 
     /// True when the keys that were announced last can be used without waiting for the disk. Moves its reads on.
     ///
@@ -95,8 +128,43 @@ impl<K: Key> StateSpec<K> for () {
         0
     }
     fn tables(&self, _: &Backend, _: KeyGroups, _: Range<KeyGroup>) {}
-    fn view<'a>(_: &'a mut (), _: u64, _: &'a K) {}
+    fn view<'a>(_: &'a mut (), _: CurrentKey<'a, K>) {}
 }
+
+impl<K: Key, V: Data> StateTables for KeyedTable<K, V> {
+    fn count(&self) -> usize {
+        1
+    }
+    fn table(&mut self, index: usize) -> Option<&mut dyn StateTable> {
+        (index == 0).then(|| self.untyped())
+    }
+    #[inline(always)]
+    fn announce(&mut self, hashes: impl ExactSizeIterator<Item = u64> + Clone) -> usize {
+        KeyedTable::announce(self, hashes)
+    }
+}
+
+/// Makes the states of one kind the tables of an operator.
+macro_rules! tables_of_states {
+    ($states:ident < $($param:ident : $bound:path),* >) => {
+        impl<$($param: $bound),*> $crate::state::StateTables for $states<$($param),*> {
+            fn count(&self) -> usize {
+                1
+            }
+            fn table(&mut self, index: usize) -> Option<&mut dyn thalweg_storage::table::StateTable> {
+                (index == 0).then(|| $states::table(self))
+            }
+            #[inline(always)]
+            fn announce(&mut self, hashes: impl ExactSizeIterator<Item = u64> + Clone) -> usize {
+                $states::announce(self, hashes)
+            }
+            fn advance_time(&mut self, now_ms: u64) {
+                $states::advance_time(self, now_ms);
+            }
+        }
+    };
+}
+use tables_of_states;
 
 macro_rules! spec_of_tuple {
     ($($part:ident $index:tt),*) => {
@@ -122,6 +190,9 @@ macro_rules! spec_of_tuple {
                 $(count = self.$index.announce(hashes.clone().take(count));)*
                 count
             }
+            fn advance_time(&mut self, now_ms: u64) {
+                $(self.$index.advance_time(now_ms);)*
+            }
         }
 
         impl<Key_: Key, $($part: StateSpec<Key_>),*> StateSpec<Key_> for ($($part,)*) {
@@ -135,8 +206,8 @@ macro_rules! spec_of_tuple {
                 ($(self.$index.tables(backend, groups, range.clone()),)*)
             }
             #[inline(always)]
-            fn view<'a>(tables: &'a mut Self::Tables, hash: u64, key: &'a Key_) -> Self::View<'a> {
-                ($($part::view(&mut tables.$index, hash, key),)*)
+            fn view<'a>(tables: &'a mut Self::Tables, at: CurrentKey<'a, Key_>) -> Self::View<'a> {
+                ($($part::view(&mut tables.$index, at),)*)
             }
         }
     };

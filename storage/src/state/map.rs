@@ -16,7 +16,7 @@ pub struct MapStates<Q: Key, U: Key, V: Data> {
 /// True when all entries of a row, and of its chunks, were last accessed at most at `until_ms`.
 fn expired<U: Key, V: Data>(row: &MapRow<U, WithTtl<V>>, until_ms: u64) -> bool {
     row.spread.is_none_or(|spread| spread.stamp_ms <= until_ms)
-        && row.items().iter().all(|(_, value)| value.last_access_ms <= until_ms)
+        && row.items().iter().all(|entry| entry.value.last_access_ms <= until_ms)
 }
 
 impl<Q: Key, U: Key, V: Data> MapStates<Q, U, V> {

@@ -9,9 +9,9 @@
 //!   head then counts more than there are, until the next look at the whole map;
 //! - what lies in chunks that no head counts is never read: a chunk is written anew when it is opened.
 
-use super::row::{CHUNK_BYTES, Row};
+use super::row::{CHUNK_BYTES, Row, fields_of};
 use super::scoped::Scoped;
-use crate::codec::{Data, Key};
+use crate::codec::{Data, DecodeError, Field, Key, Reader, Schema};
 use crate::key_group::{KeyGroup, KeyGroups};
 use crate::table::{Backend, KeyedTable};
 use std::ops::Range;
@@ -46,13 +46,59 @@ pub(super) struct MapSpread {
 }
 crate::pod!(MapSpread { chunks: u32, spare: u32, entries: u64, bytes: u64, stamp_ms: u64 });
 
+/// An entry of a map.
+#[derive(Clone, Debug)]
+pub(super) struct Entry<U, V> {
+    pub user_key: U,
+    pub value: V,
+}
+
 /// A row of a map.
-pub(super) type MapRow<U, V> = Row<MapSpread, (U, V)>;
+pub(super) type MapRow<U, V> = Row<MapSpread, Entry<U, V>>;
 
 /// The maps of all keys.
 pub(super) struct MapTable<Q: Key, U: Key, V: Data> {
     pub rows: KeyedTable<Scoped<Q, u32>, MapRow<U, V>>,
     groups: KeyGroups,
+}
+
+impl<U: Key, V: Data> Data for Entry<U, V> {
+    const FIXED_BYTES: Option<usize> = match (U::FIXED_BYTES, V::FIXED_BYTES) {
+        (Some(user_key), Some(value)) => Some(user_key + value),
+        _ => None,
+    };
+
+    fn schema() -> Schema {
+        let field = |name: &str, schema| Field { name: name.to_owned(), schema };
+        Schema::Struct {
+            name: "Entry".to_owned(),
+            version: 1,
+            fields: vec![field("user_key", U::schema()), field("value", V::schema())],
+        }
+    }
+
+    #[inline]
+    fn encode(&self, out: &mut Vec<u8>) {
+        self.user_key.encode(out);
+        self.value.encode(out);
+    }
+
+    #[inline]
+    fn decode(input: &mut &[u8]) -> Result<Self, DecodeError> {
+        Ok(Entry { user_key: U::decode(input)?, value: V::decode(input)? })
+    }
+
+    /// Values migrate, user keys do not: their bytes decide the chunk.
+    fn reader(stored: &Schema) -> Option<Reader<Self>> {
+        if *stored == Self::schema() {
+            return Some(Reader::Own);
+        }
+        let [user_key, value] = fields_of(stored, &Self::schema())?;
+        let value = (*user_key == U::schema()).then(|| V::reader(value))??;
+        Some(Reader::migrating(move |input| {
+            Ok(Entry { user_key: U::decode(input)?, value: value.read(input)? })
+        }))
+    }
 }
 
 /// The row of `chunk` of the map of `key`.
@@ -91,7 +137,7 @@ impl<Q> Place<Q> {
 }
 
 fn find<U: Key, V: Data>(row: &MapRow<U, V>, user_key: &U) -> Option<usize> {
-    row.items().iter().position(|(present, _)| present == user_key)
+    row.items().iter().position(|entry| entry.user_key == *user_key)
 }
 
 impl<Q: Key, U: Key, V: Data> MapTable<Q, U, V> {
@@ -116,8 +162,8 @@ impl<Q: Key, U: Key, V: Data> MapTable<Q, U, V> {
     pub fn get<R>(&mut self, hash: u64, key: &Q, user_key: &U, read: impl FnOnce(&V) -> R) -> Option<R> {
         let mut read = Some(read);
         let mut look = |row: &MapRow<U, V>| {
-            let (_, value) = &row.items()[find(row, user_key)?];
-            read.take().map(|read| read(value))
+            let entry = &row.items()[find(row, user_key)?];
+            read.take().map(|read| read(&entry.value))
         };
         let found = self.rows.read(hash, &row_key(key, 0), |row| match &row.spread {
             None => Ok(look(row)),
@@ -159,12 +205,12 @@ impl<Q: Key, U: Key, V: Data> MapTable<Q, U, V> {
     ) {
         let user_hash = user_key.key_hash();
         let store = |row: &mut MapRow<U, V>, value: V| {
-            if row.items().iter().any(|(_, value)| gone(value)) {
-                row.retain_mut(|(present, value)| present == user_key || !gone(value));
+            if row.items().iter().any(|entry| gone(&entry.value)) {
+                row.retain_mut(|entry| entry.user_key == *user_key || !gone(&entry.value));
             }
             match find(row, user_key) {
-                Some(i) => row.change(i, |(_, present)| *present = value),
-                None => row.push((user_key.clone(), value)),
+                Some(i) => row.change(i, |entry| entry.value = value),
+                None => row.push(Entry { user_key: user_key.clone(), value }),
             }
         };
         enum After<R, V> {
@@ -215,7 +261,7 @@ impl<Q: Key, U: Key, V: Data> MapTable<Q, U, V> {
         let place = self.place_of(hash, key, user_key)?;
         let (result, counted) = self.rows.update(place.hash, &place.row, MapRow::default, |row| {
             let before = Count::of(row);
-            let result = row.change(place.index, |(_, value)| change(value));
+            let result = row.change(place.index, |entry| change(&mut entry.value));
             (result, Count::of(row).since(before))
         });
         if place.in_chunk() {
@@ -253,7 +299,7 @@ impl<Q: Key, U: Key, V: Data> MapTable<Q, U, V> {
     /// Calls `visit` for each entry, in no order, until it returns false. False if it did.
     pub fn visit(&mut self, hash: u64, key: &Q, mut visit: impl FnMut(&U, &V) -> bool) -> bool {
         let mut visit_row =
-            |row: &MapRow<U, V>| row.items().iter().all(|(user_key, value)| visit(user_key, value));
+            |row: &MapRow<U, V>| row.items().iter().all(|entry| visit(&entry.user_key, &entry.value));
         let head = self.rows.read(hash, &row_key(key, 0), |row| (visit_row(row), row.spread));
         let Some((more, spread)) = head else { return true };
         let chunks = spread.map_or(0, |spread| spread.chunks);
@@ -298,7 +344,7 @@ impl<Q: Key, U: Key, V: Data> MapTable<Q, U, V> {
         touch: Option<(u64, &dyn Fn(&mut V))>,
     ) -> Count {
         let looked = self.rows.read(hash, row, |row| {
-            let keep = |(user_key, value): &(U, V)| keep(user_key, value);
+            let keep = |entry: &Entry<U, V>| keep(&entry.user_key, &entry.value);
             (row.items().iter().map(keep).collect::<Vec<bool>>(), Count::of(row))
         });
         let Some((verdicts, count)) = looked else { return Count::default() };
@@ -311,9 +357,9 @@ impl<Q: Key, U: Key, V: Data> MapTable<Q, U, V> {
         }
         let mut verdicts = verdicts.into_iter();
         self.rows.update(hash, row, MapRow::default, |row| {
-            row.retain_mut(|(_, value)| {
+            row.retain_mut(|entry| {
                 if let Some((_, touch)) = touch {
-                    touch(value);
+                    touch(&mut entry.value);
                 }
                 verdicts.next().unwrap_or(true)
             });
@@ -381,17 +427,17 @@ impl<Q: Key, U: Key, V: Data> MapTable<Q, U, V> {
         self.store(hash, row_key(key, 0), row);
     }
 
-    fn entries_of(&mut self, hash: u64, key: &Q, chunk: u32) -> Vec<(U, V)> {
+    fn entries_of(&mut self, hash: u64, key: &Q, chunk: u32) -> Vec<Entry<U, V>> {
         let entries =
             self.rows.read(self.hash_of(hash, chunk), &row_key(key, chunk), |row| row.items().to_vec());
         entries.unwrap_or_default()
     }
 
     /// Stores `entries` as those of the chunks `into`, of `chunks` chunks in all.
-    fn distribute(&mut self, hash: u64, key: &Q, entries: Vec<(U, V)>, into: &[u32], chunks: u32) {
+    fn distribute(&mut self, hash: u64, key: &Q, entries: Vec<Entry<U, V>>, into: &[u32], chunks: u32) {
         let mut rows: Vec<MapRow<U, V>> = into.iter().map(|_| MapRow::default()).collect();
         for entry in entries {
-            let chunk = place(entry.0.key_hash(), chunks);
+            let chunk = place(entry.user_key.key_hash(), chunks);
             let i = into.iter().position(|into| *into == chunk).expect("entries come from the same chunks");
             rows[i].push(entry);
         }

@@ -7,7 +7,7 @@
 //!
 //! A collection is the row of scope 0 and, once it has a spread, chunks: rows of scopes from 1 on.
 
-use crate::codec::{Data, DecodeError, Field, Schema};
+use crate::codec::{Data, DecodeError, Field, Reader, Schema};
 
 /// Items of about this many bytes make a full row.
 pub(super) const CHUNK_BYTES: usize = 1 << 10;
@@ -85,6 +85,22 @@ impl<H: Data, E: Data> Row<H, E> {
     }
 }
 
+/// The schemas of the `N` fields of a stored structure that differs from `own` in these only.
+pub(super) fn fields_of<'a, const N: usize>(stored: &'a Schema, own: &Schema) -> Option<[&'a Schema; N]> {
+    match (stored, own) {
+        (
+            Schema::Struct { name, version, fields },
+            Schema::Struct { name: own_name, version: own_version, fields: own_fields },
+        ) if name == own_name
+            && version == own_version
+            && fields.iter().map(|field| &field.name).eq(own_fields.iter().map(|field| &field.name)) =>
+        {
+            fields.iter().map(|field| &field.schema).collect::<Vec<_>>().try_into().ok()
+        }
+        _ => None,
+    }
+}
+
 /// Length of the encoded `value`.
 #[inline]
 pub(super) fn encoded_bytes<T: Data>(value: &T) -> usize {
@@ -120,5 +136,18 @@ impl<H: Data, E: Data> Data for Row<H, E> {
         let before = input.len();
         let items = E::decode_all(count as usize, input)?;
         Ok(Row { spread, items, bytes: before - input.len() })
+    }
+
+    fn reader(stored: &Schema) -> Option<Reader<Self>> {
+        if *stored == Self::schema() {
+            return Some(Reader::Own);
+        }
+        let [spread, items] = fields_of(stored, &Self::schema())?;
+        let (spread, items) = (Option::<H>::reader(spread)?, Vec::<E>::reader(items)?);
+        Some(Reader::migrating(move |input| {
+            let (spread, items) = (spread.read(input)?, items.read(input)?);
+            let bytes = items.iter().map(encoded_bytes).sum();
+            Ok(Row { spread, items, bytes })
+        }))
     }
 }

@@ -177,10 +177,6 @@ impl<K: Key, N: Key> StateTable for TimerQueue<K, N> {
         self.rows.meta()
     }
 
-    fn migration(&self, stored: &Schema) -> Option<Migration> {
-        self.rows.migration(stored)
-    }
-
     fn key_groups(&self) -> KeyGroups {
         self.rows.key_groups()
     }
@@ -207,6 +203,10 @@ impl<K: Key, N: Key> StateTable for TimerQueue<K, N> {
 
     fn segments_needed(&self) -> Option<Vec<Arc<str>>> {
         self.rows.segments_needed()
+    }
+
+    fn migration(&self, stored: &Schema) -> Option<Migration> {
+        self.rows.migration(stored)
     }
 
     fn restore_rows(&mut self, group: KeyGroup, rows: &Rows) -> Result<(), DecodeError> {

@@ -9,7 +9,8 @@
 //! - time does not go back for a state while the job runs: a call with an earlier time counts as one at the latest;
 //! - no time overflows: ages are differences, and an entry from the future has age 0.
 
-use crate::codec::{Data, DecodeError, Field, Key, Schema};
+use super::row::fields_of;
+use crate::codec::{Data, DecodeError, Field, Key, Reader, Schema};
 use crate::table::KeyedTable;
 
 /// What renews the time to live.
@@ -96,6 +97,17 @@ impl<T: Data> Data for WithTtl<T> {
     #[inline]
     fn decode(input: &mut &[u8]) -> Result<Self, DecodeError> {
         Ok(WithTtl { last_access_ms: u64::decode(input)?, value: T::decode(input)? })
+    }
+
+    fn reader(stored: &Schema) -> Option<Reader<Self>> {
+        if *stored == Self::schema() {
+            return Some(Reader::Own);
+        }
+        let [last_access_ms, value] = fields_of(stored, &Self::schema())?;
+        let (last_access_ms, value) = (u64::reader(last_access_ms)?, T::reader(value)?);
+        Some(Reader::migrating(move |input| {
+            Ok(WithTtl { last_access_ms: last_access_ms.read(input)?, value: value.read(input)? })
+        }))
     }
 
     #[inline]

@@ -133,8 +133,7 @@ impl<K: Key, V: Data> KeyedTable<K, V> {
     pub fn set_expiry(&mut self, expired: fn(&V, u64) -> bool, step_ms: u64) {
         match self {
             KeyedTable::HashMap(table) => table.set_expiry(expired, step_ms),
-            // Calls take expired rows for absent and remove those that they meet.
-            KeyedTable::Log(_) => {}
+            KeyedTable::Log(table) => table.set_expiry(expired, step_ms),
         }
     }
 
@@ -143,7 +142,7 @@ impl<K: Key, V: Data> KeyedTable<K, V> {
     pub fn expire_until(&mut self, time_ms: u64) {
         match self {
             KeyedTable::HashMap(table) => table.expire_until(time_ms),
-            KeyedTable::Log(_) => {}
+            KeyedTable::Log(table) => table.expire_until(time_ms),
         }
     }
 

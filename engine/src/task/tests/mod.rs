@@ -92,6 +92,7 @@ impl World {
             restored_from: None,
             key_groups: KeyGroups::new(16),
             backend: Backend::HashMap,
+            clock: Arc::clone(&self.clock) as _,
             restore: HashMap::new(),
             disk: self.disk.clone(),
             waker: Arc::new(Nobody),
