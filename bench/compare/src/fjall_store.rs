@@ -23,6 +23,7 @@ impl FjallStore {
     pub fn open(spec: &PeerSpec) -> Result<Self> {
         let half = spec.memory_bytes / 2;
         let memtable = (half / 4).clamp(1 << 20, 64 << 20);
+        #[expect(deprecated, reason = "the only limit on all write buffers together")]
         let db = Database::builder(&spec.dir)
             .cache_size(half)
             .max_write_buffer_size(Some(half))

@@ -16,8 +16,8 @@ use crate::spec::PeerSpec;
 use crate::{Result, Store, bump_all};
 use rocksdb::checkpoint::Checkpoint;
 use rocksdb::{
-    BlockBasedOptions, Cache, DB, DBCompressionType, LogLevel, LruCacheOptions, Options, WaitForCompactOptions,
-    WriteBatch, WriteBufferManager, WriteOptions,
+    BlockBasedOptions, Cache, DB, DBCompressionType, LogLevel, LruCacheOptions, Options,
+    WaitForCompactOptions, WriteBatch, WriteBufferManager, WriteOptions,
 };
 use std::collections::HashMap;
 use std::path::Path;
@@ -26,6 +26,9 @@ use std::path::Path;
 const WRITE_BUFFER_RATIO: f64 = 0.5;
 /// Background threads of Flink's predefined options.
 const BACKGROUND_JOBS: i32 = 4;
+
+/// The column family that every database has; named, since only named ones can be read from by the batch.
+const FAMILY: &str = "default";
 
 /// A database with one column family.
 pub struct RocksStore {
@@ -74,7 +77,7 @@ impl RocksStore {
             "SPINNING_DISK_OPTIMIZED, cache {cache_bytes} B of which write buffers {buffer_bytes} B, no log, snappy, direct I/O {}",
             if spec.direct_io { "on" } else { "off" }
         );
-        let db = DB::open(&options, &spec.dir)?;
+        let db = DB::open_cf_with_opts(&options.clone(), &spec.dir, [(FAMILY, options)])?;
         Ok(RocksStore { db, writes, settings, uploaded: HashMap::new() })
     }
 }
@@ -99,7 +102,7 @@ impl Store for RocksStore {
 
     fn update(&mut self, keys: &[u64]) -> Result<()> {
         let encoded: Vec<[u8; 8]> = keys.iter().map(|key| key.to_be_bytes()).collect();
-        let family = self.db.cf_handle("default").ok_or("no default column family")?;
+        let family = self.db.cf_handle(FAMILY).ok_or("no default column family")?;
         let found = self.db.batched_multi_get_cf(&family, encoded.iter().map(|key| &key[..]), false);
         let mut values = Vec::with_capacity(keys.len());
         for value in found {
