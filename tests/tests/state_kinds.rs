@@ -7,12 +7,14 @@ use thalweg::config::StateBackend;
 use thalweg::connector::{CollectSink, GeneratorSource, Ingress, MemorySink, PushSource};
 use thalweg::job::{Simulation, SimulationOptions};
 use thalweg::operator::Collector;
+use thalweg::operators::KeyedContext;
 use thalweg::state::{
     Aggregate, AggregatingState, AggregatingStateDescriptor, ListState, ListStateDescriptor, MapState,
     MapStateDescriptor, ReducingState, ReducingStateDescriptor, StateTtlConfig, ValueState,
     ValueStateDescriptor,
 };
 use thalweg::{Dataflow, Engine, JobHandle};
+use thalweg_storage::io::{CrashProfile, SimDisk};
 use thalweg_tests::clicks::Random;
 use thalweg_tests::support::{small_engine, wait_until};
 
@@ -237,6 +239,74 @@ fn what_is_not_written_for_its_time_to_live_expires_by_the_engines_clock() {
                 "{backend}, seed {seed}: written all the time"
             );
             assert_eq!(counts[&1], [1; 10], "{backend}, seed {seed}: written each 200 ms");
+        }
+    }
+}
+
+/// Each of the keys 0 to 9 comes once and asks for a timer 500 ms later; key 3 thinks better of it. Then other records come
+/// for a while. The machine loses power before the timers are due.
+fn timers_over_a_power_loss(backend: StateBackend, seed: u64) -> Vec<(u64, u64)> {
+    let sink = MemorySink::new();
+    let job = |disk| {
+        let flow = Dataflow::new("timers");
+        flow.source("numbers", GeneratorSource::new(Some(300), |n| n))
+            .with_parallelism(1)
+            .with_rate_limit(100.0)
+            .key_by(|n: &u64| (*n).min(10))
+            .process_with_timers(
+                "timers",
+                ValueStateDescriptor::<u64>::new("asked at"),
+                |context: &mut KeyedContext<'_, u64>, _, mut asked_at: ValueState<'_, u64, u64>, _| {
+                    let key = *context.current_key();
+                    let mut timers = context.timer_service();
+                    let now = timers.current_processing_time();
+                    if key < 10 {
+                        asked_at.update(now as u64);
+                        // Twice is once.
+                        timers.register_processing_time_timer(now + 500);
+                        timers.register_processing_time_timer(now + 500);
+                    }
+                    if key == 3 {
+                        timers.delete_processing_time_timer(now + 500);
+                    }
+                    Ok(())
+                },
+                |context: &mut KeyedContext<'_, u64>, time, mut asked_at, out: &mut Collector<(u64, u64)>| {
+                    let late = context.timer_service().current_processing_time() - time;
+                    assert!(late >= 0, "fired {late} ms late");
+                    let asked_at = asked_at.value().ok_or("the timer's key has lost its state")?;
+                    out.collect((*context.current_key(), time as u64 - asked_at));
+                    Ok(())
+                },
+            )
+            .sink("sink", sink.clone());
+        let builder = small_engine()
+            .state_backend(backend)
+            .state_memory("64kb")
+            .buffer_timeout("1ms")
+            .checkpoint_dir("/checkpoints")
+            .checkpoint_interval("15ms");
+        let options = SimulationOptions { disk, ..SimulationOptions::seeded(seed) };
+        Simulation::new(builder, flow, options).unwrap()
+    };
+    let mut simulation = job(SimDisk::new());
+    while simulation.now().0 < 300_000_000 {
+        simulation.step();
+    }
+    assert!(sink.committed().is_empty(), "no timer is due yet");
+    let disk = simulation.crash(CrashProfile::LoseAll, seed);
+    job(disk).run_until_finished(2_000_000).expect("the job ends").unwrap();
+    sink.committed().concat()
+}
+
+#[test]
+fn processing_time_timers_survive_and_fire_once_for_their_key() {
+    for backend in [StateBackend::HashMap, StateBackend::Log] {
+        for seed in 0..5 {
+            let mut fired = timers_over_a_power_loss(backend, seed);
+            fired.sort();
+            let expected: Vec<_> = (0..10).filter(|key| *key != 3).map(|key| (key, 500)).collect();
+            assert_eq!(fired, expected, "{backend}, seed {seed}");
         }
     }
 }

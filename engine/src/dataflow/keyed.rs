@@ -5,7 +5,7 @@ use super::{DataStream, GraphRef, OperatorName, Stream};
 use crate::connector::BoxError;
 use crate::graph::{EdgeHead, InputPlan};
 use crate::operator::{Collector, Identity, Then};
-use crate::operators::{KeyedProcess, KeyedReduce, KeyedSum};
+use crate::operators::{KeyedContext, KeyedProcess, KeyedReduce, KeyedSum, KeyedTimers};
 use crate::state::StateSpec;
 use std::marker::PhantomData;
 use std::rc::Rc;
@@ -89,6 +89,72 @@ where
         let name = name.into();
         let operator =
             KeyedProcess { uid: name.uid(), extract: self.extract, spec, function, types: PhantomData };
+        self.stream.then(name, operator)
+    }
+
+    /// As [`KeyedStream::process`], with processing-time timers: `function` gets a context, the record, the states of `spec`
+    /// and a collector; `on_timer` gets the time of a timer that fires in place of the record.
+    ///
+    /// Timers are state: they survive failures, and those whose time has passed meanwhile fire after the restore. Those that
+    /// are not due when the input ends do not fire.
+    ///
+    /// ```
+    /// # use thalweg::connector::{CollectSink, VecSource};
+    /// # use thalweg::{Dataflow, operator::Collector};
+    /// use thalweg::operators::KeyedContext;
+    /// use thalweg::state::{ValueState, ValueStateDescriptor};
+    /// # let flow = Dataflow::new("silent");
+    /// # let readings = flow.source("readings", VecSource::new(vec![1_u64, 2, 3, 4]));
+    /// // Emits each sensor that has been silent for a minute.
+    /// let silent = readings.key_by(|sensor| *sensor).process_with_timers(
+    ///     "silent",
+    ///     ValueStateDescriptor::<i64>::new("deadline"),
+    ///     |context: &mut KeyedContext<'_, u64>, _, mut deadline: ValueState<'_, u64, i64>, _| {
+    ///         let mut timers = context.timer_service();
+    ///         if let Some(before) = deadline.value() {
+    ///             timers.delete_processing_time_timer(before);
+    ///         }
+    ///         let next = timers.current_processing_time() + 60_000;
+    ///         timers.register_processing_time_timer(next);
+    ///         deadline.update(next);
+    ///         Ok(())
+    ///     },
+    ///     |context: &mut KeyedContext<'_, u64>, _, mut deadline, out: &mut Collector<u64>| {
+    ///         deadline.clear();
+    ///         out.collect(*context.current_key());
+    ///         Ok(())
+    ///     },
+    /// );
+    /// # silent.sink("sink", CollectSink::new());
+    /// ```
+    pub fn process_with_timers<S, U, F, G>(
+        self,
+        name: impl Into<OperatorName>,
+        spec: S,
+        function: F,
+        on_timer: G,
+    ) -> KeyedChain<T, KeyedTimers<K, E, S, F, G, U>>
+    where
+        S: StateSpec<K>,
+        U: Send + 'static,
+        F: FnMut(&mut KeyedContext<'_, K>, T, S::View<'_>, &mut Collector<U>) -> Result<(), BoxError>
+            + Clone
+            + Send
+            + 'static,
+        G: FnMut(&mut KeyedContext<'_, K>, i64, S::View<'_>, &mut Collector<U>) -> Result<(), BoxError>
+            + Clone
+            + Send
+            + 'static,
+    {
+        let name = name.into();
+        let operator = KeyedTimers {
+            uid: name.uid(),
+            extract: self.extract,
+            spec,
+            function,
+            on_timer,
+            types: PhantomData,
+        };
         self.stream.then(name, operator)
     }
 

@@ -30,6 +30,19 @@ pub enum Flow {
     Blocked,
 }
 
+/// What became of timers that were due.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fired {
+    /// None were.
+    None,
+    /// Some fired; more may be due.
+    Some,
+    /// Some fired; the output of the last waits for room.
+    Blocked,
+    /// The state of the next is being read from disk.
+    Waiting,
+}
+
 /// Takes what an operator emits while it processes one record.
 ///
 /// What it holds is sent down the chain, in order, when the operator's function returns.
@@ -106,7 +119,15 @@ pub trait StageControl: Send {
         self.down().map_or(Ok(()), |down| down.tick(now))
     }
 
-    /// When [`StageControl::tick`] wants to be called next even if nothing happens.
+    /// Fires timers that are due, some of them at most; no record is half done when it is called.
+    ///
+    /// # Errors
+    /// The task fails.
+    fn fire_timers(&mut self) -> Result<Fired, Failure> {
+        self.down().map_or(Ok(Fired::None), |down| down.fire_timers())
+    }
+
+    /// When [`StageControl::tick`] or [`StageControl::fire_timers`] wants to be called next even if nothing happens.
     fn wake_at(&mut self) -> Option<Nanos> {
         self.down().and_then(|down| down.wake_at())
     }

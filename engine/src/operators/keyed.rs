@@ -101,12 +101,16 @@ pub(super) struct Upcoming<K> {
 
 impl<K: Key> Upcoming<K> {
     pub(super) fn new(backend: &Backend) -> Self {
-        let window = match backend {
-            Backend::HashMap => HASH_MAP_WINDOW,
-            // Pages that are on disk are best fetched together: the whole batch's.
-            _ => usize::MAX,
-        };
-        Upcoming { keys: Vec::new(), next: 0, window }
+        Upcoming { keys: Vec::new(), next: 0, window: Self::window_of(backend).unwrap_or(usize::MAX) }
+    }
+
+    /// Records that are best announced at once; `None` where state may have to be read from disk: then pages are best fetched
+    /// together, those of a whole batch.
+    pub(super) fn window_of(backend: &Backend) -> Option<usize> {
+        match backend {
+            Backend::HashMap => Some(HASH_MAP_WINDOW),
+            _ => None,
+        }
     }
 
     /// Announces the keys of `records`; returns for how many of them, from the first on, state is there once `tables` are
@@ -145,19 +149,31 @@ impl<K: Key> Upcoming<K> {
 }
 
 /// The state and surroundings that all keyed stages share.
-struct Keyed<K, E, S: StateTables, D> {
-    site: Site,
-    extract: E,
-    upcoming: Upcoming<K>,
-    tables: S,
-    clock: Arc<dyn Clock>,
+pub(super) struct Keyed<K, E, S: StateTables, D> {
+    pub(super) site: Site,
+    pub(super) extract: E,
+    pub(super) upcoming: Upcoming<K>,
+    pub(super) tables: S,
+    pub(super) clock: Arc<dyn Clock>,
     /// Processing time, as looked up since the poll before last.
-    now_ms: u64,
-    down: D,
+    pub(super) now_ms: u64,
+    pub(super) down: D,
 }
 
 impl<K: Key, E, S: StateTables, D: StageControl> Keyed<K, E, S, D> {
-    fn snapshot(&mut self, snapshot: &mut ChainSnapshot) -> Result<(), Failure> {
+    pub(super) fn new(uid: &Arc<str>, extract: E, tables: S, context: &BindContext, down: D) -> Self {
+        Keyed {
+            site: context.site(uid),
+            extract,
+            upcoming: Upcoming::new(&context.backend),
+            tables,
+            clock: Arc::clone(&context.clock),
+            now_ms: 0,
+            down,
+        }
+    }
+
+    pub(super) fn snapshot(&mut self, snapshot: &mut ChainSnapshot) -> Result<(), Failure> {
         self.tables.advance_time(self.clock.unix_ms());
         let mut own = OperatorSnapshot::of(&self.site.uid);
         own.keyed = (0..self.tables.count()).filter_map(|i| Some(self.tables.table(i)?.meta())).collect();
@@ -165,23 +181,23 @@ impl<K: Key, E, S: StateTables, D: StageControl> Keyed<K, E, S, D> {
         self.down.snapshot(snapshot)
     }
 
-    fn ready(&mut self) -> Result<bool, Failure> {
+    pub(super) fn ready(&mut self) -> Result<bool, Failure> {
         self.now_ms = self.clock.unix_ms();
         self.tables.ready().map_err(|error| self.site.failure(error))
     }
 
-    fn maintain(&mut self, rows: usize) -> Result<bool, Failure> {
+    pub(super) fn maintain(&mut self, rows: usize) -> Result<bool, Failure> {
         self.now_ms = self.clock.unix_ms();
         self.tables.advance_time(self.now_ms);
         let more = self.tables.maintain(rows).map_err(|error| self.site.failure(error))?;
         if more { Ok(true) } else { self.down.maintain(rows) }
     }
 
-    fn table_count(&mut self) -> usize {
+    pub(super) fn table_count(&mut self) -> usize {
         self.tables.count() + self.down.table_count()
     }
 
-    fn table(&mut self, index: usize) -> Option<&mut dyn StateTable> {
+    pub(super) fn table(&mut self, index: usize) -> Option<&mut dyn StateTable> {
         let own = self.tables.count();
         if index < own { self.tables.table(index) } else { self.down.table(index - own) }
     }
@@ -215,16 +231,9 @@ where
         context: &mut BindContext,
         down: D,
     ) -> Result<Self::Bound<D>, Failure> {
+        let tables = self.spec.tables(&context.backend, context.key_groups, context.group_range());
         Ok(KeyedProcessStage {
-            keyed: Keyed {
-                site: context.site(&self.uid),
-                extract: self.extract,
-                upcoming: Upcoming::new(&context.backend),
-                clock: Arc::clone(&context.clock),
-                now_ms: 0,
-                tables: self.spec.tables(&context.backend, context.key_groups, context.group_range()),
-                down,
-            },
+            keyed: Keyed::new(&self.uid, self.extract, tables, context, down),
             function: self.function,
             emitted: Collector::default(),
         })
@@ -317,21 +326,10 @@ where
         context: &mut BindContext,
         down: D,
     ) -> Result<Self::Bound<D>, Failure> {
+        let tables =
+            KeyedTable::new(&context.backend, "reduction", context.key_groups, context.group_range());
         Ok(KeyedReduceStage {
-            keyed: Keyed {
-                site: context.site(&self.uid),
-                extract: self.extract,
-                upcoming: Upcoming::new(&context.backend),
-                clock: Arc::clone(&context.clock),
-                now_ms: 0,
-                tables: KeyedTable::new(
-                    &context.backend,
-                    "reduction",
-                    context.key_groups,
-                    context.group_range(),
-                ),
-                down,
-            },
+            keyed: Keyed::new(&self.uid, self.extract, tables, context, down),
             function: self.function,
         })
     }
@@ -427,16 +425,9 @@ where
         context: &mut BindContext,
         down: D,
     ) -> Result<Self::Bound<D>, Failure> {
+        let tables = KeyedTable::new(&context.backend, "sum", context.key_groups, context.group_range());
         Ok(KeyedSumStage {
-            keyed: Keyed {
-                site: context.site(&self.uid),
-                extract: self.extract,
-                upcoming: Upcoming::new(&context.backend),
-                clock: Arc::clone(&context.clock),
-                now_ms: 0,
-                tables: KeyedTable::new(&context.backend, "sum", context.key_groups, context.group_range()),
-                down,
-            },
+            keyed: Keyed::new(&self.uid, self.extract, tables, context, down),
             addend: self.addend,
         })
     }

@@ -8,6 +8,7 @@ mod map;
 mod process;
 mod side_output;
 mod sink;
+mod timers;
 
 pub use co_process::{CoProcess, CoProcessFunction, KeyedCoProcess, TwoLink};
 pub use flat_map::{FlatMap, TryFlatMap};
@@ -16,3 +17,4 @@ pub use map::{Filter, Map, TryMap};
 pub use process::{Process, ProcessFunction, RuntimeContext};
 pub use side_output::{SideOutput, SideSlot};
 pub use sink::SinkStage;
+pub use timers::{KeyedContext, KeyedTimers, TimerService};

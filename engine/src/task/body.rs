@@ -44,6 +44,9 @@ pub trait Body: Send {
         clock: &dyn Fn() -> u64,
     ) -> Result<BodyRun, Failure>;
 
+    /// What is announced of coming records counts no longer: something else was announced since.
+    fn forget_prepared(&mut self) {}
+
     /// Adds the state of the head and of every operator.
     ///
     /// # Errors
@@ -102,6 +105,10 @@ impl<T: Data, S: Stage<T>> Body for OneInput<T, S> {
     ) -> Result<BodyRun, Failure> {
         let ran = self.inputs.run(gate, budget, clock, &mut Only(&mut self.stage))?;
         Ok(BodyRun { ran, wake_at: None, ended: false })
+    }
+
+    fn forget_prepared(&mut self) {
+        self.inputs.forget_prepared();
     }
 
     fn snapshot(&mut self, snapshot: &mut ChainSnapshot) -> Result<(), Failure> {
@@ -242,6 +249,11 @@ impl<A: Data, B: Data, S: TwoStage<A, B>> Body for TwoInput<A, B, S> {
         }
         let ran = if ran == [Ran::Idle; 2] { Ran::Idle } else { Ran::Busy };
         Ok(BodyRun { ran, wake_at: None, ended: false })
+    }
+
+    fn forget_prepared(&mut self) {
+        self.first.forget_prepared();
+        self.second.forget_prepared();
     }
 
     fn snapshot(&mut self, snapshot: &mut ChainSnapshot) -> Result<(), Failure> {

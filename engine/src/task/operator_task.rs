@@ -18,7 +18,7 @@ use crate::barrier::Gate;
 use crate::clock::{Clock, Nanos};
 use crate::control::{CheckpointMode, Report, ReportSink, TaskCommand, TaskFailure, TaskId, Trigger};
 use crate::metrics::TaskMetrics;
-use crate::operator::{ChainSnapshot, Ending, Failure, Flow, FlushPolicy, Site};
+use crate::operator::{ChainSnapshot, Ending, Failure, Fired, Flow, FlushPolicy, Site};
 use crate::ring::Mark;
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -389,6 +389,15 @@ impl<B: Body> OperatorTask<B> {
         let mut ended = false;
         let mut waiting = false;
         if !self.blocked && self.phase == Phase::Running {
+            let fired = self.parts.body.stage().fire_timers()?;
+            if fired != Fired::None {
+                self.parts.body.forget_prepared();
+            }
+            busy |= matches!(fired, Fired::Some | Fired::Blocked);
+            self.blocked = fired == Fired::Blocked;
+            waiting = fired == Fired::Waiting;
+        }
+        if !self.blocked && !waiting && self.phase == Phase::Running {
             let clock = &self.parts.clock;
             let budget = match self.in_progress.is_empty() {
                 true => budget,
