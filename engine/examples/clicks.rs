@@ -12,12 +12,14 @@
 //! | `checkpoints/` | the engine's checkpoints                                             |
 //! | `journal`      | what the job reads, each restore, and the end; only ever appended to |
 //!
-//! Reading order: this file, [`input`], [`journal`], [`progress`], [`verify`].
+//! Reading order: this file, [`input`], [`journal`], [`progress`], [`memory`], [`verify`].
 
 #[path = "clicks/input.rs"]
 mod input;
 #[path = "clicks/journal.rs"]
 mod journal;
+#[path = "clicks/memory.rs"]
+mod memory;
 #[path = "clicks/progress.rs"]
 mod progress;
 #[path = "clicks/verify.rs"]
@@ -31,11 +33,13 @@ use serde::{Deserialize, Serialize};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
+use thalweg::config::StateBackend;
 use thalweg::connector::{FileSink, FileSource};
 use thalweg::coordinator::{CheckpointOutcome, CheckpointRecord};
 use thalweg::dataflow::Stream;
 use thalweg::graph::Head;
 use thalweg::operator::Link;
+use thalweg::state::TableStats;
 use thalweg::{CheckpointMode, Dataflow, DriverChoice, Engine, JobHandle, JobStatus, RestartStrategy};
 
 type Error = Box<dyn std::error::Error>;
@@ -77,6 +81,10 @@ struct Options {
     /// Where keyed state lives.
     #[arg(long, value_enum, default_value_t = Backend::Hashmap)]
     state_backend: Backend,
+    /// Memory for the pages of keyed state on the log backend, such as 80mb; its index comes on top. What does not fit is
+    /// read back from the checkpoints' files [default: no limit].
+    #[arg(long, value_name = "SIZE")]
+    state_memory: Option<String>,
     /// What the workers run on.
     #[arg(long, value_enum, default_value_t = Driver::Auto)]
     driver: Driver,
@@ -144,9 +152,6 @@ fn main() -> ExitCode {
 }
 
 fn run(options: &Options) -> Result<ExitCode, Error> {
-    if options.state_backend == Backend::Log {
-        return Err("--state-backend log is not available yet: use hashmap".into());
-    }
     let reporter = Reporter::new(!options.no_progress);
     let layout = Layout::new(&options.dir);
     let input = match (options.files.is_empty(), options.verify) {
@@ -189,10 +194,14 @@ fn process(
     if let Some(reason) = engine.fallback_reason() {
         reporter.say(&format!("glommio is not used: {reason}"));
     }
+    memory::forget_peak();
     let begun = Instant::now();
     let job = engine.run(dataflow(options, layout, input))?;
     watch(&job, input, journal, reporter)?;
     reporter.say(&summary(&job, begun.elapsed()));
+    if options.state_backend == Backend::Log {
+        reporter.say(&state_summary(&job));
+    }
     Ok(())
 }
 
@@ -210,8 +219,15 @@ fn engine(options: &Options, layout: &Layout) -> Result<Engine, Error> {
             Mode::Aligned => CheckpointMode::Aligned,
             Mode::AtLeastOnce => CheckpointMode::AtLeastOnce,
         })
+        .state_backend(match options.state_backend {
+            Backend::Hashmap => StateBackend::HashMap,
+            Backend::Log => StateBackend::Log,
+        })
         // A full disk should end the example, not keep it busy for ever.
         .restart_strategy(RestartStrategy::FixedDelay { attempts: 3, delay: Duration::from_secs(1) });
+    if let Some(memory) = &options.state_memory {
+        builder = builder.state_memory(memory.as_str());
+    }
     if let Some(workers) = options.workers {
         builder = builder.workers(workers);
     }
@@ -302,5 +318,23 @@ fn summary(job: &JobHandle, took: Duration) -> String {
         count(clicks),
         clicks as f64 / seconds / 1e6,
         checkpoints.completed,
+    )
+}
+
+/// What became of the state's pages, and how much memory the process needed.
+fn state_summary(job: &JobHandle) -> String {
+    let metrics = job.metrics();
+    let sum = |of: fn(&TableStats) -> u64| metrics.tasks.iter().map(|task| of(&task.state)).sum::<u64>();
+    let resident = match memory::peak_bytes() {
+        Some(bytes) => format!("{} MiB resident at most", count(bytes >> 20)),
+        None => "resident memory unknown".to_owned(),
+    };
+    format!(
+        "{} users in {} MiB of pages and {} MiB of index; {} page reads, {} of them blocking; {resident}",
+        count(sum(|state| state.keys)),
+        count(sum(|state| state.data_bytes) >> 20),
+        count(sum(|state| state.index_bytes) >> 20),
+        count(sum(|state| state.page_reads + state.page_reads_blocking)),
+        count(sum(|state| state.page_reads_blocking)),
     )
 }

@@ -25,7 +25,8 @@ pub trait Clock: Send + Sync + 'static {
     /// The monotonic clock.
     fn now(&self) -> Nanos;
 
-    /// The wall clock, in milliseconds since 1970. Only ever stored or shown: no decision rests on it.
+    /// The wall clock, in milliseconds since 1970. Stored and shown, and what processing time is: state with time to live
+    /// and processing-time timers go by it. Nothing else does.
     fn unix_ms(&self) -> u64;
 }
 

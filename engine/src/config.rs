@@ -1,7 +1,9 @@
 //! Settings of an engine. Names and defaults are Apache Flink's where it has the setting.
 
 use crate::error::Error;
+use std::fmt;
 use std::path::PathBuf;
+use std::str::FromStr;
 use std::time::Duration;
 
 /// How checkpoints treat the data that lies between the tasks.
@@ -64,13 +66,106 @@ impl Span {
     }
 }
 
-/// Where keyed state lives.
+/// An amount of memory as people write it (`"64mb"`, `"1 gb"`, `"512kb"`) or in bytes. As in Flink's `MemorySize`, units are
+/// binary: a `kb` has 1,024 bytes.
+///
+/// Text is parsed when the engine is built, and a mistake in it is reported then.
+#[derive(Clone, Debug)]
+pub enum MemorySize {
+    /// A number of bytes.
+    Bytes(u64),
+    /// Text that is yet to be parsed.
+    Text(String),
+}
+
+impl From<u64> for MemorySize {
+    fn from(bytes: u64) -> Self {
+        MemorySize::Bytes(bytes)
+    }
+}
+
+impl From<&str> for MemorySize {
+    fn from(text: &str) -> Self {
+        MemorySize::Text(text.to_owned())
+    }
+}
+
+impl From<String> for MemorySize {
+    fn from(text: String) -> Self {
+        MemorySize::Text(text)
+    }
+}
+
+impl MemorySize {
+    /// The number of bytes.
+    ///
+    /// # Errors
+    /// The text is no amount of memory, or too large; names `key`.
+    pub fn bytes(&self, key: &'static str) -> Result<u64, Error> {
+        let text = match self {
+            MemorySize::Bytes(bytes) => return Ok(*bytes),
+            MemorySize::Text(text) => text.trim(),
+        };
+        let digits = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
+        let (number, unit) = text.split_at(digits);
+        let unit: Option<u64> = match unit.trim().to_ascii_lowercase().as_str() {
+            "" | "b" | "bytes" => Some(1),
+            "k" | "kb" | "kib" | "kibibytes" => Some(1 << 10),
+            "m" | "mb" | "mib" | "mebibytes" => Some(1 << 20),
+            "g" | "gb" | "gib" | "gibibytes" => Some(1 << 30),
+            "t" | "tb" | "tib" | "tebibytes" => Some(1 << 40),
+            _ => None,
+        };
+        let bytes =
+            unit.zip(number.parse().ok()).and_then(|(unit, number): (u64, u64)| number.checked_mul(unit));
+        bytes.ok_or_else(|| Error::Config {
+            key,
+            message: format!("`{text}` is no amount of memory; write it like `512kb`, `64mb` or `1gb`"),
+        })
+    }
+}
+
+/// Where keyed state lives. The name in settings is Flink's: `hashmap`, or `log`, for which `rocksdb` stands too.
+///
+/// ```
+/// use thalweg::config::StateBackend;
+/// assert_eq!("rocksdb".parse(), Ok(StateBackend::Log));
+/// ```
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum StateBackend {
     /// Typed tables in memory, snapshotted incrementally.
     #[default]
     HashMap,
+    /// Logs of encoded rows: a snapshot begins at once whatever the size of the state, and what does not fit into memory is
+    /// read back from the checkpoints' files.
+    Log,
+}
+
+impl fmt::Display for StateBackend {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            StateBackend::HashMap => "hashmap",
+            StateBackend::Log => "log",
+        })
+    }
+}
+
+/// There is no state backend of this name.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("`{0}` is no state backend: choose `hashmap` or `log`")]
+pub struct UnknownStateBackend(String);
+
+impl FromStr for StateBackend {
+    type Err = UnknownStateBackend;
+
+    fn from_str(name: &str) -> Result<Self, UnknownStateBackend> {
+        match name.trim().to_ascii_lowercase().as_str() {
+            "hashmap" => Ok(StateBackend::HashMap),
+            "log" | "rocksdb" => Ok(StateBackend::Log),
+            _ => Err(UnknownStateBackend(name.to_owned())),
+        }
+    }
 }
 
 /// All settings of an engine, checked.
@@ -104,6 +199,8 @@ pub struct EngineConfig {
     pub incremental: bool,
     /// Where keyed state lives (`state.backend.type`).
     pub state_backend: StateBackend,
+    /// Bytes of pages that keyed state may keep in memory, of the whole engine; none for no limit.
+    pub state_memory_bytes: Option<u64>,
     /// Compression level of snapshots.
     pub zstd_level: i32,
     /// A batch that is not full leaves after this long (`execution.buffer-timeout.interval`).
@@ -118,3 +215,56 @@ pub struct EngineConfig {
 
 /// Bytes of a batch at most, counting a record's own size and not what it points to.
 pub const BATCH_BYTES: usize = 32 * 1024;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parsed(text: &str) -> Option<u64> {
+        MemorySize::from(text).bytes("key").ok()
+    }
+
+    #[test]
+    fn sizes_are_read_as_flink_reads_them() {
+        let sizes = [
+            ("1024", 1024),
+            ("0", 0),
+            ("7 bytes", 7),
+            ("512kb", 512 << 10),
+            (" 64 MB ", 64 << 20),
+            ("80m", 80 << 20),
+            ("1gb", 1 << 30),
+            ("2 tebibytes", 2 << 40),
+        ];
+        for (text, bytes) in sizes {
+            assert_eq!(parsed(text), Some(bytes), "{text}");
+        }
+    }
+
+    #[test]
+    fn backends_are_named_as_in_settings() {
+        for backend in [StateBackend::HashMap, StateBackend::Log] {
+            assert_eq!(backend.to_string().parse(), Ok(backend));
+        }
+        let error = "memory".parse::<StateBackend>().unwrap_err().to_string();
+        assert!(error.contains("`memory`") && error.contains("`log`"), "{error}");
+    }
+
+    #[test]
+    fn what_is_no_size_is_refused_with_its_key_and_text() {
+        for text in [
+            "",
+            "mb",
+            "-1kb",
+            "1.5gb",
+            "3 parsecs",
+            "18446744073709551616",
+            "99999999999999999999t",
+            "16777216t",
+        ] {
+            assert_eq!(parsed(text), None, "{text}");
+        }
+        let error = MemorySize::from("much").bytes("state.backend.log.memory").unwrap_err().to_string();
+        assert!(error.contains("state.backend.log.memory") && error.contains("`much`"), "{error}");
+    }
+}

@@ -1,6 +1,8 @@
 //! Counters of a running job, written by workers, read by anybody.
 
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, PoisonError};
+use thalweg_storage::table::TableStats;
 
 /// Counters of one task. Written by its worker once per poll, with relaxed stores; they count and guard nothing.
 #[derive(Debug, Default)]
@@ -10,6 +12,8 @@ pub struct TaskMetrics {
     records_skipped: AtomicU64,
     read_done: AtomicU64,
     read_total: AtomicU64,
+    /// Written a few times per second.
+    state: Mutex<TableStats>,
 }
 
 impl TaskMetrics {
@@ -24,6 +28,15 @@ impl TaskMetrics {
             self.read_done.store(done, Ordering::Relaxed);
             self.read_total.store(total, Ordering::Relaxed);
         }
+    }
+
+    pub(crate) fn update_state(&self, state: TableStats) {
+        *self.state.lock().unwrap_or_else(PoisonError::into_inner) = state;
+    }
+
+    /// What the task's keyed state held and did, a moment ago.
+    pub fn state(&self) -> TableStats {
+        *self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Records that the task has taken in, since its attempt began.

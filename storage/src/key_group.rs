@@ -46,6 +46,19 @@ impl KeyGroups {
         if self.mask != 0 { hash as u16 & self.mask } else { (hash % u64::from(self.count)) as KeyGroup }
     }
 
+    /// A hash of `group` that differs from `hash` as little as that allows.
+    #[inline(always)]
+    pub(crate) fn moved_to(self, hash: u64, group: KeyGroup) -> u64 {
+        if self.mask != 0 {
+            return hash & !u64::from(self.mask) | u64::from(group);
+        }
+        let count = u64::from(self.count);
+        let multiple = hash - hash % count;
+        // Near the end of the range the multiple below has room for every group behind it.
+        let multiple = if multiple > u64::MAX - count { multiple - count } else { multiple };
+        multiple + u64::from(group)
+    }
+
     /// The partition, of `parallelism`, that owns `group`.
     #[inline(always)]
     pub fn partition_of(self, group: KeyGroup, parallelism: u32) -> u32 {
@@ -62,6 +75,21 @@ impl KeyGroups {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn any_hash_moves_to_any_group() {
+        for count in [1, 2, 7, 77, 128, 32_767, 32_768] {
+            let groups = KeyGroups::new(count);
+            for hash in [0, 1, 12_345_678_901_234_567, u64::MAX - 1, u64::MAX] {
+                for group in [0, count / 2, count - 1] {
+                    let moved = groups.moved_to(hash, group);
+                    assert_eq!(groups.group_of(moved), group);
+                    assert!(moved.abs_diff(hash) < 2 * u64::from(count));
+                    assert_eq!(groups.moved_to(hash, groups.group_of(hash)) >> 16, hash >> 16);
+                }
+            }
+        }
+    }
 
     #[test]
     fn every_group_lies_in_the_range_of_its_partition() {

@@ -69,6 +69,11 @@ fn newest(path: &Path) -> SystemTime {
 pub struct Random(u64);
 
 impl Random {
+    /// Always the same numbers for a seed.
+    pub fn of_seed(seed: u64) -> Self {
+        Random(seed)
+    }
+
     /// Seeded by `THALWEG_SEED`, or by the time.
     pub fn seeded(test: &str) -> Self {
         let seed = match std::env::var(SEED_VARIABLE) {

@@ -34,7 +34,7 @@ fn pipeline(sink: &GatedSink<(u64, u64)>) -> Dataflow {
             "count",
             ValueStateDescriptor::<u64>::new("seen"),
             |_: &u64, n: u64, mut seen: ValueState<'_, u64, u64>, out: &mut Collector<(u64, u64)>| {
-                let count = seen.value().copied().unwrap_or(0) + 1;
+                let count = seen.value().unwrap_or(0) + 1;
                 seen.update(count);
                 out.collect((n, count));
                 Ok(())

@@ -15,7 +15,7 @@ use thalweg_storage::io::{DiskHandle, StdDisk};
 use thalweg_storage::key_group::KeyGroups;
 use thalweg_storage::manifest::{self, Manifest, Payload};
 use thalweg_storage::snapshot::KeyedSnapshots;
-use thalweg_storage::table::ValueTable;
+use thalweg_storage::table::{Backend, KeyedTable};
 use thalweg_tests::support::{
     GatedSink, failure, files_below, newest_manifest_path, outcome, small_engine, wait_until,
 };
@@ -141,7 +141,7 @@ impl Victim {
         for operator in &self.manifest.operators {
             for subtask in operator.subtasks.iter().filter(|s| s.segments.iter().any(|s| s.path == file)) {
                 let range = groups.range_of(subtask.index, operator.parallelism);
-                let mut table = ValueTable::<u64, u64>::new("sum", groups, range.clone());
+                let mut table = KeyedTable::<u64, u64>::new(&Backend::HashMap, "sum", groups, range.clone());
                 let mut snapshots = KeyedSnapshots::new(range, true, 1);
                 let mut tables = TablesOf(&mut table);
                 snapshots.restore(&self.disk, &job_dir, &subtask.segments, &operator.keyed, &mut tables)?;

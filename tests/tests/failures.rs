@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 use tempfile::TempDir;
 use thalweg::clock::Nanos;
+use thalweg::config::StateBackend;
 use thalweg::connector::{
     BoxError, CollectSink, ConnectorContext, GeneratorSource, MemorySink, Sink, SinkSnapshot, SinkWriter,
 };
@@ -191,7 +192,7 @@ fn minefield(mine: &Mine, sink: &MemorySink<(u64, u64)>) -> Dataflow {
                 if *key == 400 {
                     on_keyed.step_on(Place::Keyed);
                 }
-                let count = seen.value().copied().unwrap_or(0) + 1;
+                let count = seen.value().unwrap_or(0) + 1;
                 seen.update(count);
                 out.collect((n, count));
                 Ok(())
@@ -200,6 +201,8 @@ fn minefield(mine: &Mine, sink: &MemorySink<(u64, u64)>) -> Dataflow {
         .sink("sink", MinedSink(sink.clone(), mine.clone()));
     flow
 }
+
+const BACKENDS: [StateBackend; 2] = [StateBackend::HashMap, StateBackend::Log];
 
 fn engine(dir: &TempDir) -> EngineBuilder {
     small_engine().checkpoint_dir(dir.path()).checkpoint_interval("2ms")
@@ -226,14 +229,14 @@ fn a_panic_anywhere_fails_the_job_with_operator_partition_and_message() {
 
 #[test]
 fn a_panic_anywhere_is_survived_by_restarting_and_the_output_is_exactly_once() {
-    for place in PLACES {
+    for (place, backend) in PLACES.into_iter().flat_map(|place| BACKENDS.map(|backend| (place, backend))) {
         let dir = TempDir::new().unwrap();
         let sink = MemorySink::new();
         let delay = Duration::from_millis(1);
         let strategy = RestartStrategy::FixedDelay { attempts: 10, delay };
-        let engine = engine(&dir).restart_strategy(strategy).build().unwrap();
+        let engine = engine(&dir).state_backend(backend).restart_strategy(strategy).build().unwrap();
         let job = engine.run(minefield(&Mine::new(place, 3), &sink)).unwrap();
-        outcome(&job).unwrap_or_else(|error| panic!("{place:?}: {error}"));
+        outcome(&job).unwrap_or_else(|error| panic!("{place:?}, {backend}: {error}"));
         let restarts = job.metrics().checkpoints.restarts;
         assert!((1..=3).contains(&restarts), "{place:?}: {restarts} restarts");
         let mut output = sink.committed().concat();

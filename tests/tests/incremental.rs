@@ -5,6 +5,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 use tempfile::TempDir;
+use thalweg::config::StateBackend;
 use thalweg::connector::{CollectSink, Ingress, PushSource};
 use thalweg::coordinator::CheckpointOutcome;
 use thalweg::job::EngineBuilder;
@@ -111,8 +112,8 @@ impl Store {
     }
 }
 
-fn builder(dir: &TempDir) -> EngineBuilder {
-    small_engine().checkpoint_dir(dir.path()).tolerable_failed_checkpoints(100)
+fn builder(dir: &TempDir, backend: StateBackend) -> EngineBuilder {
+    small_engine().state_backend(backend).checkpoint_dir(dir.path()).tolerable_failed_checkpoints(100)
 }
 
 fn segments(dir: &TempDir) -> Vec<PathBuf> {
@@ -132,11 +133,39 @@ fn one_percent(offset: u64) -> impl Iterator<Item = u64> + Clone {
     (offset..KEYS).step_by(100)
 }
 
-#[test]
-fn a_checkpoint_after_a_change_of_one_percent_writes_in_proportion_and_restores_exactly() {
+/// Each test runs on each backend.
+macro_rules! on_both_backends {
+    ($($test:ident)*) => {
+        mod on_hash_maps {
+            $(#[test]
+            fn $test() {
+                super::$test(thalweg::config::StateBackend::HashMap);
+            })*
+        }
+        mod on_logs {
+            $(#[test]
+            fn $test() {
+                super::$test(thalweg::config::StateBackend::Log);
+            })*
+        }
+    };
+}
+
+on_both_backends! {
+    a_checkpoint_after_a_change_of_one_percent_writes_in_proportion_and_restores_exactly
+    without_incremental_checkpoints_each_writes_everything
+    deletes_survive_a_restore
+    a_checkpoint_that_expired_after_writing_its_state_loses_nothing_from_the_next
+    a_checkpoint_whose_state_could_not_be_written_loses_nothing_from_the_next
+    many_checkpoints_keep_few_files_and_as_many_checkpoints_as_are_retained
+}
+
+fn a_checkpoint_after_a_change_of_one_percent_writes_in_proportion_and_restores_exactly(
+    backend: StateBackend,
+) {
     let dir = TempDir::new().unwrap();
     let mut mirror = BTreeMap::new();
-    let mut store = Store::start(builder(&dir));
+    let mut store = Store::start(builder(&dir, backend));
     store.set(&mut mirror, 0..KEYS, 1_000_000);
     let full = store.checkpoint();
     let before = segments(&dir);
@@ -152,27 +181,25 @@ fn a_checkpoint_after_a_change_of_one_percent_writes_in_proportion_and_restores_
     let unchanged = store.checkpoint();
     assert!(unchanged < full / 100, "{unchanged} of {full} bytes, although nothing has changed");
     drop(store);
-    Store::start(builder(&dir)).assert_holds(&mirror);
+    Store::start(builder(&dir, backend)).assert_holds(&mirror);
 }
 
-#[test]
-fn without_incremental_checkpoints_each_writes_everything() {
+fn without_incremental_checkpoints_each_writes_everything(backend: StateBackend) {
     let dir = TempDir::new().unwrap();
     let mut mirror = BTreeMap::new();
-    let mut store = Store::start(builder(&dir).incremental_checkpoints(false));
+    let mut store = Store::start(builder(&dir, backend).incremental_checkpoints(false));
     store.set(&mut mirror, 0..KEYS, 1);
     let full = store.checkpoint();
     store.set(&mut mirror, one_percent(0), 2);
     assert!(store.checkpoint() > full / 10 * 9);
     drop(store);
-    Store::start(builder(&dir).incremental_checkpoints(false)).assert_holds(&mirror);
+    Store::start(builder(&dir, backend).incremental_checkpoints(false)).assert_holds(&mirror);
 }
 
-#[test]
-fn deletes_survive_a_restore() {
+fn deletes_survive_a_restore(backend: StateBackend) {
     let dir = TempDir::new().unwrap();
     let mut mirror = BTreeMap::new();
-    let mut store = Store::start(builder(&dir));
+    let mut store = Store::start(builder(&dir, backend));
     store.set(&mut mirror, 0..KEYS, 1);
     store.checkpoint();
     store.clear(&mut mirror, one_percent(0));
@@ -181,20 +208,19 @@ fn deletes_survive_a_restore() {
     store.set(&mut mirror, one_percent(50), 9);
     store.checkpoint();
     drop(store);
-    let mut store = Store::start(builder(&dir));
+    let mut store = Store::start(builder(&dir, backend));
     store.assert_holds(&mirror);
     // What was deleted stays so over a checkpoint that builds on the restored one.
     store.clear(&mut mirror, one_percent(51));
     store.checkpoint();
     drop(store);
-    Store::start(builder(&dir)).assert_holds(&mirror);
+    Store::start(builder(&dir, backend)).assert_holds(&mirror);
 }
 
-#[test]
-fn a_checkpoint_that_expired_after_writing_its_state_loses_nothing_from_the_next() {
+fn a_checkpoint_that_expired_after_writing_its_state_loses_nothing_from_the_next(backend: StateBackend) {
     let dir = TempDir::new().unwrap();
     let mut mirror = BTreeMap::new();
-    let mut store = Store::start(builder(&dir).checkpoint_timeout(Duration::from_secs(4)));
+    let mut store = Store::start(builder(&dir, backend).checkpoint_timeout(Duration::from_secs(4)));
     store.set(&mut mirror, 0..KEYS, 1);
     let full = store.checkpoint();
     store.set(&mut mirror, one_percent(1), 2);
@@ -209,14 +235,13 @@ fn a_checkpoint_that_expired_after_writing_its_state_loses_nothing_from_the_next
     assert!(changed < full / 5, "{changed} of {full} bytes: still a delta");
     assert!(store.job.metrics().checkpoints.failed > 0);
     drop(store);
-    Store::start(builder(&dir)).assert_holds(&mirror);
+    Store::start(builder(&dir, backend)).assert_holds(&mirror);
 }
 
-#[test]
-fn a_checkpoint_whose_state_could_not_be_written_loses_nothing_from_the_next() {
+fn a_checkpoint_whose_state_could_not_be_written_loses_nothing_from_the_next(backend: StateBackend) {
     let dir = TempDir::new().unwrap();
     let mut mirror = BTreeMap::new();
-    let mut store = Store::start(builder(&dir));
+    let mut store = Store::start(builder(&dir, backend));
     store.set(&mut mirror, 0..KEYS, 1);
     store.checkpoint();
     store.set(&mut mirror, one_percent(1), 2);
@@ -232,15 +257,14 @@ fn a_checkpoint_whose_state_could_not_be_written_loses_nothing_from_the_next() {
     store.set(&mut mirror, one_percent(3), 3);
     store.checkpoint();
     drop(store);
-    Store::start(builder(&dir)).assert_holds(&mirror);
+    Store::start(builder(&dir, backend)).assert_holds(&mirror);
 }
 
-#[test]
-fn many_checkpoints_keep_few_files_and_as_many_checkpoints_as_are_retained() {
+fn many_checkpoints_keep_few_files_and_as_many_checkpoints_as_are_retained(backend: StateBackend) {
     const CHECKPOINTS: u64 = 150;
     let dir = TempDir::new().unwrap();
     let mut mirror = BTreeMap::new();
-    let mut store = Store::start(builder(&dir).retained_checkpoints(3));
+    let mut store = Store::start(builder(&dir, backend).retained_checkpoints(3));
     store.set(&mut mirror, 0..KEYS, 1);
     store.checkpoint();
     let first = segments(&dir);
@@ -267,5 +291,5 @@ fn many_checkpoints_keep_few_files_and_as_many_checkpoints_as_are_retained() {
         left.len()
     );
     drop(store);
-    Store::start(builder(&dir)).assert_holds(&mirror);
+    Store::start(builder(&dir, backend)).assert_holds(&mirror);
 }

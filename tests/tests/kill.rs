@@ -3,7 +3,7 @@
 use std::process::{Child, Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
-use thalweg_tests::clicks::{Clicks, Random};
+use thalweg_tests::clicks::{Clicks, Ended, Random};
 
 /// Kills that must each be followed by a restore from a newer checkpoint.
 const KILLS: usize = 20;
@@ -26,24 +26,44 @@ impl Drop for Busy {
     }
 }
 
+/// One of the ways to run the example.
+struct Killing<'a> {
+    driver: &'a str,
+    mode: &'a str,
+    /// Where state lives.
+    state: &'a [&'a str],
+    users: &'a str,
+    kills: usize,
+}
+
+impl Killing<'_> {
+    /// Returns what the last run, through the end of the input, had to say.
+    fn every_total_appears_once(&self) -> Ended {
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        let driver_and_mode = ["--driver", self.driver, "--mode", self.mode];
+        let options =
+            [&driver_and_mode, &["--workers", "2", "--checkpoint-interval", "50ms"], self.state].concat();
+        let clicks = Clicks::new(dir.path(), &options);
+        clicks.succeed(&["--prepare", "--clicks", "3000000", "--users", self.users]);
+        let mut random = Random::seeded(&options.join(" "));
+        let restored = clicks.kill_at_random(&mut random, self.kills);
+        // The rest at full speed, through the end of the input.
+        let ended = clicks.succeed(&[]);
+        assert!(ended.lines.iter().any(|line| line.starts_with("restored checkpoint ")), "{}", ended.said());
+        clicks.assert_exactly_once();
+        let verdict = clicks.succeed(&["--verify"]);
+        let line = verdict.lines.iter().find(|line| line.starts_with("verified: ")).expect("a verdict");
+        let restores = line.rsplit(", ").next().and_then(|last| last.strip_suffix(" restores"));
+        let restores: usize = restores.and_then(|number| number.parse().ok()).expect("a number of restores");
+        assert!(restores > restored.len(), "{line}: {} restores were seen", restored.len() + 1);
+        let again = clicks.succeed(&[]);
+        assert!(again.lines[0].starts_with("complete already"), "{}", again.said());
+        ended
+    }
+}
+
 fn killed_at_random_moments_every_total_appears_once(driver: &str, mode: &str) {
-    let dir = tempfile::tempdir().expect("a temporary directory");
-    let options = ["--driver", driver, "--mode", mode, "--workers", "2", "--checkpoint-interval", "50ms"];
-    let clicks = Clicks::new(dir.path(), &options);
-    clicks.succeed(&["--prepare", "--clicks", "3000000", "--users", "20000"]);
-    let mut random = Random::seeded(&format!("{driver}, {mode}"));
-    let restored = clicks.kill_at_random(&mut random, KILLS);
-    // The rest at full speed, through the end of the input.
-    let ended = clicks.succeed(&[]);
-    assert!(ended.lines.iter().any(|line| line.starts_with("restored checkpoint ")), "{}", ended.said());
-    clicks.assert_exactly_once();
-    let verdict = clicks.succeed(&["--verify"]);
-    let line = verdict.lines.iter().find(|line| line.starts_with("verified: ")).expect("a verdict");
-    let restores = line.rsplit(", ").next().and_then(|last| last.strip_suffix(" restores"));
-    let restores: usize = restores.and_then(|number| number.parse().ok()).expect("a number of restores");
-    assert!(restores > restored.len(), "{line}: {} restores were seen", restored.len() + 1);
-    let again = clicks.succeed(&[]);
-    assert!(again.lines[0].starts_with("complete already"), "{}", again.said());
+    Killing { driver, mode, state: &[], users: "20000", kills: KILLS }.every_total_appears_once();
 }
 
 #[test]
@@ -60,6 +80,23 @@ fn killed_on_threads_beside_a_busy_process_every_total_appears_once() {
 #[test]
 fn killed_with_aligned_checkpoints_every_total_appears_once() {
     killed_at_random_moments_every_total_appears_once("auto", "aligned");
+}
+
+#[test]
+fn killed_with_state_in_logs_every_total_appears_once() {
+    let state = ["--state-backend", "log"];
+    Killing { driver: "auto", mode: "unaligned", state: &state, users: "20000", kills: KILLS }
+        .every_total_appears_once();
+}
+
+#[test]
+fn killed_with_more_state_than_memory_every_total_appears_once() {
+    let state = ["--state-backend", "log", "--state-memory", "1mb"];
+    let ended = Killing { driver: "auto", mode: "unaligned", state: &state, users: "1000000", kills: 5 }
+        .every_total_appears_once();
+    let reads = ended.lines.iter().find_map(|line| line.split_once(" page reads, ")?.0.rsplit(' ').next());
+    let reads: u64 = reads.expect("a number of page reads").replace(',', "").parse().expect("a number");
+    assert!(reads > 0, "{}", ended.said());
 }
 
 #[test]

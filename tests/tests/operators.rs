@@ -190,10 +190,10 @@ fn keyed_process_reads_updates_modifies_and_clears_a_tuple_of_states() {
                         *count
                     },
                 );
-                let before = text.value().cloned().unwrap_or_default();
+                let before = text.value().unwrap_or_default();
                 text.update(format!("{before}{key}"));
                 if seen == 4 {
-                    out.collect((n, *count.value().unwrap(), text.value().unwrap().clone()));
+                    out.collect((n, count.value().unwrap(), text.value().unwrap()));
                     count.clear();
                     text.clear();
                     assert!(count.value().is_none() && text.value().is_none());
@@ -351,14 +351,14 @@ fn keyed_connected_streams_share_the_state_of_their_key() {
             "join",
             ValueStateDescriptor::<(u64, bool)>::new("other side"),
             |key: &u64, (_, amount), mut seen: ValueState<'_, u64, (u64, bool)>, out: &mut Collector<_>| {
-                match seen.value().copied() {
+                match seen.value() {
                     Some((paid, false)) => out.collect((*key, amount, paid)),
                     _ => seen.update((amount, true)),
                 }
                 Ok(())
             },
             |key: &u64, (_, paid), mut seen: ValueState<'_, u64, (u64, bool)>, out: &mut Collector<_>| {
-                match seen.value().copied() {
+                match seen.value() {
                     Some((amount, true)) => out.collect((*key, amount, paid)),
                     _ => seen.update((paid, false)),
                 }

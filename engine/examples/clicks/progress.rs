@@ -117,8 +117,14 @@ impl JobProgress {
             ),
             None => "no checkpoint yet".to_owned(),
         };
+        let page_reads: u64 =
+            metrics.tasks.iter().map(|task| task.state.page_reads + task.state.page_reads_blocking).sum();
+        let page_reads = match page_reads {
+            0 => String::new(),
+            reads => format!(", {} page reads", count(reads)),
+        };
         let message = format!(
-            "{} clicks, {:.2} M/s, {checkpoint}, back-pressure {:.0} %",
+            "{} clicks, {:.2} M/s, {checkpoint}, back-pressure {:.0} %{page_reads}",
             count(clicks),
             self.clicks_per_s / 1e6,
             self.blocked_percent

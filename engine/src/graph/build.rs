@@ -11,16 +11,16 @@ use crate::operator::{BindContext, Failure, Link, Output, Site, Stage};
 use crate::operators::{SideSlot, SinkStage, TwoLink};
 use crate::ring::Sender;
 use crate::task::{
-    Input, Inputs, OneInput, OperatorTask, PartFiles, SPLITS_STATE, SourceBody, Task, TaskParts, TwoInput,
+    Input, Inputs, KeyedRestore, OneInput, OperatorTask, PartFiles, SPLITS_STATE, SourceBody, Task,
+    TaskParts, TwoInput,
 };
 use std::any::Any;
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
+use thalweg_storage::Data;
 use thalweg_storage::io::DiskHandle;
-use thalweg_storage::manifest::{KeyedStateMeta, SegmentRef};
 use thalweg_storage::snapshot::KeyedSnapshots;
-use thalweg_storage::{Data, StoreError};
 
 /// Everything that a task is made from, at one partition of one attempt.
 pub struct TaskContext {
@@ -44,8 +44,8 @@ pub struct TaskContext {
     pub(super) batch_records: Arc<dyn Fn(usize) -> usize + Send + Sync>,
     /// Where checkpoints write.
     pub files: PartFiles,
-    /// Keyed state to restore: the segments, and the states that they hold.
-    pub keyed_restore: Option<(Vec<SegmentRef>, Vec<KeyedStateMeta>)>,
+    /// Keyed state to restore.
+    pub keyed_restore: Option<KeyedRestore>,
     /// Whether checkpoints of keyed state are incremental.
     pub incremental: bool,
     /// Compression level of snapshots.
@@ -88,21 +88,7 @@ impl TaskContext {
     }
 
     fn task<B: crate::task::Body + 'static>(self, body: B, gate: Gate) -> Result<Box<dyn Task>, Failure> {
-        let range = self.bind.group_range();
-        let site = Site { uid: Arc::clone(&self.chain), partition: self.bind.partition };
-        let mut body = body;
-        let mut keyed = KeyedSnapshots::new(range, self.incremental, self.zstd_level);
-        if let Some((segments, metas)) = &self.keyed_restore {
-            crate::task::restore_keyed(&mut keyed, &self.files, segments, metas, body.stage()).map_err(
-                |error| match error {
-                    StoreError::Incompatible(mismatch) => site.refusal(format!(
-                        "{mismatch}; restore with the operator that wrote it, or give this one a new uid"
-                    )),
-                    error if error.may_pass() => site.failure(error),
-                    error => site.refusal(error),
-                },
-            )?;
-        }
+        let keyed = KeyedSnapshots::new(self.bind.group_range(), self.incremental, self.zstd_level);
         if let Some(uid) = self.bind.unclaimed() {
             return Err(Site { uid: uid.into(), partition: self.bind.partition }.refusal(
                 "the checkpoint holds state of this operator, which now keeps none: restore with the operator that \
@@ -118,6 +104,7 @@ impl TaskContext {
             body,
             gate,
             keyed,
+            restore: self.keyed_restore,
             files: self.files,
             reports: self.reports,
             clock: self.clock,
@@ -135,7 +122,12 @@ pub trait BuildTask: Send {
     /// The job does not start.
     fn check(&mut self, disk: &DiskHandle, parallelism: u32) -> Result<(), BoxError>;
 
-    /// Makes the task of one partition.
+    /// Number of keyed state tables of each task.
+    fn table_count(&self) -> usize {
+        0
+    }
+
+    /// Makes the task of one partition. Its keyed state is restored later: [`Task::restore`].
     ///
     /// # Errors
     /// The attempt fails.
@@ -169,6 +161,11 @@ pub trait Head: Send + 'static {
     /// The job does not start.
     fn check(&mut self, _disk: &DiskHandle, _parallelism: u32) -> Result<(), BoxError> {
         Ok(())
+    }
+
+    /// Number of keyed state tables of the operator that is part of this head, if one is.
+    fn table_count(&self) -> usize {
+        0
     }
 
     /// Makes a task that feeds `stage`.
@@ -221,6 +218,10 @@ impl<H: Head, L: Link<H::Out>, E: End<L::Out>> BuildTask for ChainFactory<H, L, 
     fn check(&mut self, disk: &DiskHandle, parallelism: u32) -> Result<(), BoxError> {
         self.head.check(disk, parallelism)?;
         self.end.check(disk)
+    }
+
+    fn table_count(&self) -> usize {
+        self.head.table_count() + self.link.table_count()
     }
 
     fn build(&mut self, mut context: TaskContext) -> Result<Box<dyn Task>, Failure> {
@@ -412,6 +413,10 @@ impl<A: Data, B: Data, O: TwoLink<A, B>> Head for ConnectHead<A, B, O> {
     fn attach(&mut self, graph: &mut Graph, vertex: VertexId) {
         self.edges =
             (attach_all(&mut self.first, graph, vertex), attach_all(&mut self.second, graph, vertex));
+    }
+
+    fn table_count(&self) -> usize {
+        self.operator.table_count()
     }
 
     fn build<D: Stage<Self::Out> + 'static>(

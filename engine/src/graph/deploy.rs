@@ -5,25 +5,30 @@
 
 use super::build::TaskContext;
 use super::edge::{RestoredChannel, WireContext};
+use super::restore::{guarded, restore_tasks};
 use super::{Graph, VertexId};
 use crate::clock::Clock;
+use crate::config::StateBackend;
 use crate::control::{ReportSink, TaskId};
 use crate::coordinator::{Deploy, DeployError, DeployedOperator, Deployment};
 use crate::metrics::TaskMetrics;
 use crate::operator::{BindContext, OperatorRestore};
 use crate::ring::doorbell::Doorbell;
 use crate::ring::{BatchPool, ChannelSpec};
-use crate::task::PartFiles;
+use crate::task::{KeyedRestore, PartFiles, Task};
 use std::any::Any;
 use std::collections::{BTreeMap, HashMap};
-use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::panic::AssertUnwindSafe;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
+use thalweg_storage::checkpoint::names::scratch_path;
 use thalweg_storage::checkpoint::{read_payload, verify_channel_files};
 use thalweg_storage::io::{DiskHandle, Notify};
 use thalweg_storage::key_group::KeyGroups;
+use thalweg_storage::log::LogOptions;
 use thalweg_storage::manifest::Manifest;
+use thalweg_storage::table::Backend;
 use thalweg_storage::{AttemptId, StoreError};
 
 /// Everything about deploying a job that its graph does not say.
@@ -49,6 +54,10 @@ pub struct DeploySettings {
     pub incremental: bool,
     /// Compression level of snapshots.
     pub zstd_level: i32,
+    /// What keyed state lives on.
+    pub state: StateSettings,
+    /// Threads that restore keyed state, the calling one among them.
+    pub restore_threads: usize,
     /// The job's checkpoint directory.
     pub job_dir: Option<PathBuf>,
     /// The disk.
@@ -57,6 +66,36 @@ pub struct DeploySettings {
     pub clock: Arc<dyn Clock>,
     /// One doorbell per worker.
     pub doorbells: Vec<Doorbell>,
+}
+
+impl DeploySettings {
+    /// What the tables of the task at `vertex` and `partition` live on, if `tables` are all tables of all tasks.
+    ///
+    /// Each table has the same share of the engine's budget: a table that needs less does not lend the rest to others.
+    fn backend(&self, disk: &DiskHandle, attempt: AttemptId, task: (usize, u32), tables: usize) -> Backend {
+        match self.state.backend {
+            StateBackend::HashMap => Backend::HashMap,
+            StateBackend::Log => {
+                let mut options = LogOptions::default();
+                options.disk = Some(disk.clone());
+                options.job_dir = self.job_dir.clone();
+                let scratch = |dir: &PathBuf| dir.join(scratch_path(attempt, task.0 as u32, task.1));
+                options.scratch = self.job_dir.as_ref().map(scratch);
+                let share = |bytes: u64| (bytes / tables.max(1) as u64).try_into().unwrap_or(usize::MAX);
+                options.memory_bytes = self.state.memory_bytes.map(share);
+                Backend::Log(options)
+            }
+        }
+    }
+}
+
+/// What keyed state of a whole engine lives on.
+#[derive(Clone, Copy, Debug)]
+pub struct StateSettings {
+    /// The kind of table.
+    pub backend: StateBackend,
+    /// Bytes of pages of all tables together; none for no limit.
+    pub memory_bytes: Option<u64>,
 }
 
 /// Counters of one task of the present attempt.
@@ -178,9 +217,10 @@ impl GraphDeploy {
         let (records_max, bytes_max) = (settings.batch_records, settings.batch_bytes);
         let batch_records: Arc<dyn Fn(usize) -> usize + Send + Sync> =
             Arc::new(move |record_bytes| batch_size(records_max, bytes_max, record_bytes));
-        let mut tasks: Vec<(usize, TaskId, Box<dyn crate::task::Task>)> = Vec::new();
+        let mut tasks: Vec<(usize, TaskId, Box<dyn Task>)> = Vec::new();
         let mut operators = Vec::new();
         let mut counters = Vec::new();
+        let tables = self.table_count();
         let has_inputs: Vec<bool> = (0..self.graph.vertices.len())
             .map(|v| self.graph.edges.iter().any(|e| e.consumer == VertexId(v)))
             .collect();
@@ -192,6 +232,8 @@ impl GraphDeploy {
                 let worker = partition as usize % settings.doorbells.len();
                 let waker: Arc<dyn Notify> = Arc::new(settings.doorbells[worker].clone());
                 let metrics = Arc::new(TaskMetrics::default());
+                let disk = settings.disk.with_notify(Arc::clone(&waker));
+                let backend = settings.backend(&disk, attempt, (index, partition), tables);
                 let (restore_state, keyed_restore) = subtask_restore(restore, uids, partition);
                 let chain = uids.iter().map(|u| &**u).collect::<Vec<_>>().join(" -> ");
                 let context = TaskContext {
@@ -201,8 +243,10 @@ impl GraphDeploy {
                         attempt,
                         restored_from: restore.map(|manifest| manifest.checkpoint),
                         key_groups: KeyGroups::new(settings.max_parallelism),
+                        backend,
+                        clock: Arc::clone(&settings.clock),
                         restore: restore_state,
-                        disk: settings.disk.with_notify(Arc::clone(&waker)),
+                        disk: disk.clone(),
                         waker,
                     },
                     id: TaskId(tasks.len() as u32),
@@ -214,7 +258,7 @@ impl GraphDeploy {
                     channel_kinds: Arc::clone(&channel_kinds),
                     batch_records: Arc::clone(&batch_records),
                     files: PartFiles {
-                        disk: settings.disk.with_notify(Arc::new(settings.doorbells[worker].clone())),
+                        disk,
                         job_dir: settings.job_dir.clone(),
                         task: format!("{index}-{partition}"),
                         attempt,
@@ -229,23 +273,8 @@ impl GraphDeploy {
                 };
                 let id = context.id;
                 let name = vertex.name.clone();
-                let built = catch_unwind(AssertUnwindSafe(|| vertex.factory.build(context)));
-                let task = match built {
-                    Ok(Ok(task)) => task,
-                    Ok(Err(failure)) => {
-                        let message = format!("partition {partition}: {}", failure.message);
-                        return Err(DeployError {
-                            message,
-                            fatal: failure.fatal,
-                            operator: Some(failure.operator),
-                        });
-                    }
-                    Err(panic) => {
-                        let operator = crate::operator::Site::take_blamed().map(|uid| uid.to_string());
-                        let message = format!("partition {partition}: panicked: {}", panic_message(&*panic));
-                        return Err(DeployError { message, fatal: false, operator: operator.or(Some(name)) });
-                    }
-                };
+                let build = AssertUnwindSafe(|| vertex.factory.build(context));
+                let task = guarded(&name, partition, build)?;
                 counters.push(TaskCounters {
                     name,
                     vertex: VertexId(index),
@@ -256,8 +285,17 @@ impl GraphDeploy {
                 tasks.push((worker, id, task));
             }
         }
+        restore_tasks(&mut tasks, settings.restore_threads)?;
         *self.counters.lock().unwrap_or_else(PoisonError::into_inner) = counters;
         Ok(Deployment { tasks, operators, restored_records: in_flight.records })
+    }
+
+    /// Number of keyed state tables of all tasks.
+    fn table_count(&self) -> usize {
+        let vertices = self.graph.vertices.iter().enumerate();
+        vertices
+            .map(|(index, vertex)| vertex.table_count() * self.parallelism(VertexId(index)) as usize)
+            .sum()
     }
 
     /// Makes the channels of all edges.
@@ -373,9 +411,6 @@ impl Ends {
     }
 }
 
-type KeyedRestore =
-    (Vec<thalweg_storage::manifest::SegmentRef>, Vec<thalweg_storage::manifest::KeyedStateMeta>);
-
 /// What a checkpoint holds for the operators `uids` at `partition`.
 fn subtask_restore(
     manifest: Option<&Manifest>,
@@ -396,7 +431,8 @@ fn subtask_restore(
         states.insert(operator.uid.clone(), restore);
         if !operator.keyed.is_empty() {
             // A chain has one keyed operator at most: its input is an exchange, where chains begin.
-            keyed = Some((subtask.segments.clone(), operator.keyed.clone()));
+            let (segments, metas) = (subtask.segments.clone(), operator.keyed.clone());
+            keyed = Some(KeyedRestore { segments, metas });
         }
     }
     (states, keyed)
@@ -413,12 +449,4 @@ fn fatal(message: String) -> DeployError {
 /// The files of a checkpoint can't be read.
 fn unreadable(error: StoreError) -> DeployError {
     DeployError { message: error.to_string(), fatal: !error.may_pass(), operator: None }
-}
-
-fn panic_message(panic: &(dyn Any + Send)) -> &str {
-    panic
-        .downcast_ref::<&str>()
-        .copied()
-        .or_else(|| panic.downcast_ref::<String>().map(String::as_str))
-        .unwrap_or("a value that is no text")
 }

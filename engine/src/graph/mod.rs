@@ -4,6 +4,7 @@
 //! state and in-flight data are found again by them.
 
 mod build;
+mod restore;
 mod deploy;
 mod edge;
 #[cfg(test)]
@@ -12,7 +13,7 @@ mod tests;
 pub(crate) use build::side_output;
 pub use build::{BuildTask, ChainFactory, ConnectSide, End, Head, OutputEnd, SinkEnd, TaskContext};
 pub use build::{ConnectHead, EdgeHead, SourceHead};
-pub use deploy::{DeploySettings, GraphDeploy, TaskCounters};
+pub use deploy::{DeploySettings, GraphDeploy, StateSettings, TaskCounters};
 pub use edge::{InputPlan, KeyPartition, OutputRef, RoundRobin, Ship, WithFunction};
 
 use crate::barrier::ChannelKind;
@@ -39,6 +40,13 @@ pub struct Vertex {
     factory: Box<dyn BuildTask>,
     /// The factory is there: the chain was ended.
     complete: bool,
+}
+
+impl Vertex {
+    /// Number of keyed state tables of each of its tasks.
+    fn table_count(&self) -> usize {
+        self.factory.table_count()
+    }
 }
 
 /// A link between two vertices.

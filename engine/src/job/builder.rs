@@ -2,7 +2,7 @@
 
 use super::Engine;
 use crate::clock::SystemClock;
-use crate::config::{EngineConfig, Span, StateBackend};
+use crate::config::{EngineConfig, MemorySize, Span, StateBackend};
 use crate::control::CheckpointMode;
 use crate::coordinator::RestartStrategy;
 use crate::error::Error;
@@ -34,6 +34,7 @@ pub struct EngineBuilder {
     retained: usize,
     incremental: bool,
     state_backend: StateBackend,
+    state_memory: Option<MemorySize>,
     zstd_level: i32,
     buffer_timeout: Span,
     ring_batches: usize,
@@ -61,6 +62,7 @@ impl Default for EngineBuilder {
             retained: 1,
             incremental: true,
             state_backend: StateBackend::HashMap,
+            state_memory: None,
             zstd_level: 1,
             buffer_timeout: Span::Parsed(Duration::from_millis(100)),
             ring_batches: 16,
@@ -163,6 +165,16 @@ impl EngineBuilder {
         self
     }
 
+    /// Memory for the pages of all keyed state of the engine, such as `"80mb"`; the log-structured backend reads those that
+    /// do not fit back from disk. Its index comes on top: about 10 to 15 bytes per key. Default: no limit. Tables
+    /// in memory have none either way.
+    ///
+    /// It is divided evenly over all state tables of all partitions.
+    pub fn state_memory(mut self, memory: impl Into<MemorySize>) -> Self {
+        self.state_memory = Some(memory.into());
+        self
+    }
+
     /// Zstandard level of snapshots, 1 to 22. Default: 1.
     pub fn compression_level(mut self, level: i32) -> Self {
         self.zstd_level = level;
@@ -238,6 +250,12 @@ impl EngineBuilder {
         if !(1..=22).contains(&self.zstd_level) {
             return refuse("compression_level", format!("{} is not in 1..=22", self.zstd_level));
         }
+        let memory_key = "state.backend.log.memory";
+        let state_memory_bytes =
+            self.state_memory.as_ref().map(|memory| memory.bytes(memory_key)).transpose()?;
+        if state_memory_bytes == Some(0) {
+            return refuse(memory_key, "must be more than nothing".to_owned());
+        }
         let interval_key = "execution.checkpointing.interval";
         let checkpoint_interval =
             self.checkpoint_interval.as_ref().map(|span| span.duration(interval_key)).transpose()?;
@@ -265,6 +283,7 @@ impl EngineBuilder {
             retained: self.retained,
             incremental: self.incremental,
             state_backend: self.state_backend,
+            state_memory_bytes,
             zstd_level: self.zstd_level,
             buffer_timeout: self.buffer_timeout.duration("execution.buffer-timeout.interval")?,
             ring_batches: self.ring_batches,

@@ -9,6 +9,7 @@ use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::thread::JoinHandle;
 use std::time::Duration;
 use thalweg_storage::CheckpointId;
+use thalweg_storage::table::TableStats;
 
 /// Watches and commands a job, from any thread. Cheap to clone. Dropping it leaves the job running.
 #[derive(Clone)]
@@ -38,6 +39,8 @@ pub struct TaskReport {
     pub records_skipped: u64,
     /// How much of a source's input is read: done and total, zero where it is unknown.
     pub read: (u64, u64),
+    /// Its keyed state: entries, memory, page reads and compaction, since the attempt began.
+    pub state: TableStats,
     /// How the task's time since its deployment divides, if it is deployed.
     pub time: Option<TimeSpent>,
 }
@@ -49,6 +52,14 @@ pub struct JobMetrics {
     pub tasks: Vec<TaskReport>,
     /// Checkpoints and restarts.
     pub checkpoints: CheckpointStats,
+}
+
+impl TaskReport {
+    /// The share of announced keys whose page was in memory; `None` before there were any.
+    pub fn page_hit_rate(&self) -> Option<f64> {
+        let all = self.state.page_hits + self.state.page_reads;
+        (all > 0).then(|| self.state.page_hits as f64 / all as f64)
+    }
 }
 
 impl JobHandle {
@@ -152,6 +163,7 @@ pub(super) fn job_metrics(
             records_out: task.metrics.records_out(),
             records_skipped: task.metrics.records_skipped(),
             read: task.metrics.read_progress(),
+            state: task.metrics.state(),
         })
         .collect();
     JobMetrics { tasks, checkpoints: shared.checkpoint_stats() }

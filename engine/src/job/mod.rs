@@ -17,7 +17,7 @@ use crate::coordinator::{
 };
 use crate::dataflow::Dataflow;
 use crate::error::Error;
-use crate::graph::{DeploySettings, Graph, GraphDeploy, TaskCounters};
+use crate::graph::{DeploySettings, Graph, GraphDeploy, StateSettings, TaskCounters};
 use crate::ring::doorbell::Doorbell;
 use crate::worker::{DriverKind, Workers};
 use std::path::PathBuf;
@@ -87,7 +87,12 @@ impl Engine {
             backend,
             &self.config,
             self.coordinator_config(),
-            Surroundings { disk: self.disk.clone(), clock: Arc::clone(&self.clock), doorbells },
+            Surroundings {
+                disk: self.disk.clone(),
+                clock: Arc::clone(&self.clock),
+                doorbells,
+                restore_threads: self.config.workers,
+            },
             (0..self.workers.count()).map(|worker| self.workers.link(worker)).collect(),
             Arc::clone(&counters),
         );
@@ -160,6 +165,7 @@ struct Surroundings {
     disk: DiskHandle,
     clock: Arc<dyn Clock>,
     doorbells: Vec<Doorbell>,
+    restore_threads: usize,
 }
 
 #[expect(clippy::too_many_arguments, reason = "the one place where a job's parts meet")]
@@ -185,6 +191,8 @@ fn runner_parts(
         max_concurrent: config.max_concurrent,
         incremental: config.incremental,
         zstd_level: config.zstd_level,
+        state: StateSettings { backend: config.state_backend, memory_bytes: config.state_memory_bytes },
+        restore_threads: on.restore_threads,
         job_dir,
         disk: on.disk,
         clock: Arc::clone(&on.clock),

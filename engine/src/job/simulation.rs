@@ -106,6 +106,8 @@ impl Simulation {
                 disk,
                 clock: shown,
                 doorbells: (0..workers.count()).map(|worker| workers.doorbell(worker)).collect(),
+                // Requests of several threads would reach the disk in any order.
+                restore_threads: 1,
             },
             (0..workers.count()).map(|worker| workers.link(worker)).collect(),
             Arc::clone(&counters),

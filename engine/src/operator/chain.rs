@@ -1,10 +1,12 @@
 //! How a chain is described before it runs, and how the description becomes one fused stage.
 
 use super::{OperatorRestore, Site, Stage};
+use crate::clock::Clock;
 use std::collections::HashMap;
 use std::sync::Arc;
 use thalweg_storage::io::{DiskHandle, Notify};
 use thalweg_storage::key_group::{KeyGroup, KeyGroups};
+use thalweg_storage::table::Backend;
 use thalweg_storage::{AttemptId, CheckpointId};
 
 /// A description of one or more operators that take records of type `T`: pristine, and cloned for each partition and
@@ -14,6 +16,11 @@ pub trait Link<T: 'static>: Clone + Send + 'static {
     type Out: 'static;
     /// The running operators on top of `D`.
     type Bound<D: Stage<Self::Out> + 'static>: Stage<T> + 'static;
+
+    /// Number of keyed state tables that they have, at each partition.
+    fn table_count(&self) -> usize {
+        0
+    }
 
     /// Makes the running operators, with their state restored, on top of `down`.
     ///
@@ -47,6 +54,10 @@ impl<T: 'static, A: Link<T>, B: Link<A::Out>> Link<T> for Then<A, B> {
     type Out = B::Out;
     type Bound<D: Stage<B::Out> + 'static> = A::Bound<B::Bound<D>>;
 
+    fn table_count(&self) -> usize {
+        self.0.table_count() + self.1.table_count()
+    }
+
     fn bind<D: Stage<B::Out> + 'static>(
         self,
         context: &mut BindContext,
@@ -69,6 +80,10 @@ pub struct BindContext {
     pub restored_from: Option<CheckpointId>,
     /// The job's key groups.
     pub key_groups: KeyGroups,
+    /// What keyed state lives on, with this task's share of the memory for each table.
+    pub backend: Backend,
+    /// The engine's clock.
+    pub clock: Arc<dyn Clock>,
     /// State to restore, by uid; operators take theirs.
     pub restore: HashMap<String, OperatorRestore>,
     /// The disk; completions wake this task's worker.

@@ -166,6 +166,23 @@ pub trait StageControl: Send {
         self.down().map_or(Ok(()), |down| down.commit_final())
     }
 
+    /// True when all records that were prepared last may be processed without waiting for the disk. Moves the reads on
+    /// that they wait for; each that ends wakes the worker.
+    ///
+    /// # Errors
+    /// The task fails.
+    fn ready(&mut self) -> Result<bool, Failure> {
+        self.down().map_or(Ok(true), |down| down.ready())
+    }
+
+    /// Does a slice of the upkeep of keyed state, of about what `rows` rows cost. True when there is more to do at once.
+    ///
+    /// # Errors
+    /// The task fails.
+    fn maintain(&mut self, rows: usize) -> Result<bool, Failure> {
+        self.down().map_or(Ok(false), |down| down.maintain(rows))
+    }
+
     /// Number of keyed state tables in the chain.
     fn table_count(&mut self) -> usize {
         self.down().map_or(0, |down| down.table_count())
@@ -187,9 +204,14 @@ pub trait StageControl: Send {
 /// Processes records of type `T` and pushes what comes of them down the chain.
 pub trait Stage<T>: StageControl {
     /// Announces that exactly `upcoming` will be processed next, in this order, unless `prepare` is called again
-    /// before. Lets keyed operators hash and prefetch.
+    /// before. Lets keyed operators hash, prefetch and read their state.
+    ///
+    /// Returns how many of them, from the first on, may be processed once [`StageControl::ready`] says so; at least one,
+    /// unless there are none.
     #[inline(always)]
-    fn prepare(&mut self, _upcoming: &[T]) {}
+    fn prepare(&mut self, upcoming: &[T]) -> usize {
+        upcoming.len()
+    }
 
     /// Processes a record.
     ///
@@ -202,11 +224,15 @@ pub trait Stage<T>: StageControl {
 pub trait TwoStage<A, B>: StageControl {
     /// As [`Stage::prepare`], for the first input.
     #[inline(always)]
-    fn prepare_first(&mut self, _upcoming: &[A]) {}
+    fn prepare_first(&mut self, upcoming: &[A]) -> usize {
+        upcoming.len()
+    }
 
     /// As [`Stage::prepare`], for the second input.
     #[inline(always)]
-    fn prepare_second(&mut self, _upcoming: &[B]) {}
+    fn prepare_second(&mut self, upcoming: &[B]) -> usize {
+        upcoming.len()
+    }
 
     /// Processes a record of the first input.
     ///

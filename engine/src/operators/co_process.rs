@@ -2,12 +2,13 @@
 
 use super::keyed::Upcoming;
 use super::process::{RuntimeContext, restored_state, state_blobs};
+use crate::clock::Clock;
 use crate::connector::BoxError;
 use crate::operator::{
     BindContext, ChainSnapshot, Collector, Failure, Flow, OperatorSnapshot, Site, Stage, StageControl,
     TwoStage,
 };
-use crate::state::{StateSpec, StateTables};
+use crate::state::{CurrentKey, StateSpec, StateTables};
 use std::marker::PhantomData;
 use std::sync::Arc;
 use thalweg_storage::table::StateTable;
@@ -74,6 +75,11 @@ pub trait TwoLink<A: 'static, B: 'static>: Clone + Send + 'static {
 
     /// The operator's uid.
     fn uid(&self) -> &Arc<str>;
+
+    /// Number of keyed state tables that it has, at each partition.
+    fn table_count(&self) -> usize {
+        0
+    }
 
     /// Makes the running operator, with its state restored, on top of `down`.
     ///
@@ -250,6 +256,9 @@ pub struct KeyedCoProcessStage<K: Key, EA, EB, S: StateSpec<K>, FA, FB, U, D> {
     extract_second: EB,
     upcoming: Upcoming<K>,
     tables: S::Tables,
+    clock: Arc<dyn Clock>,
+    /// Processing time, as looked up since the poll before last.
+    now_ms: u64,
     first: FA,
     second: FB,
     emitted: Collector<U>,
@@ -275,6 +284,10 @@ where
         &self.uid
     }
 
+    fn table_count(&self) -> usize {
+        self.spec.count()
+    }
+
     fn bind<D: Stage<U> + 'static>(
         self,
         context: &mut BindContext,
@@ -284,8 +297,10 @@ where
             site: context.site(&self.uid),
             extract_first: self.extract_first,
             extract_second: self.extract_second,
-            upcoming: Upcoming::new(),
-            tables: self.spec.tables(context.key_groups, context.group_range()),
+            upcoming: Upcoming::new(&context.backend),
+            clock: Arc::clone(&context.clock),
+            now_ms: 0,
+            tables: self.spec.tables(&context.backend, context.key_groups, context.group_range()),
             first: self.first,
             second: self.second,
             emitted: Collector::default(),
@@ -318,10 +333,21 @@ where
         self.emitted.finish(&mut self.down)
     }
     fn snapshot(&mut self, snapshot: &mut ChainSnapshot) -> Result<(), Failure> {
+        self.tables.advance_time(self.clock.unix_ms());
         let mut own = OperatorSnapshot::of(&self.site.uid);
         own.keyed = (0..self.tables.count()).filter_map(|i| Some(self.tables.table(i)?.meta())).collect();
         snapshot.operators.push(own);
         self.down.snapshot(snapshot)
+    }
+    fn ready(&mut self) -> Result<bool, Failure> {
+        self.now_ms = self.clock.unix_ms();
+        self.tables.ready().map_err(|error| self.site.failure(error))
+    }
+    fn maintain(&mut self, rows: usize) -> Result<bool, Failure> {
+        self.now_ms = self.clock.unix_ms();
+        self.tables.advance_time(self.now_ms);
+        let more = self.tables.maintain(rows).map_err(|error| self.site.failure(error))?;
+        if more { Ok(true) } else { self.down.maintain(rows) }
     }
     fn table_count(&mut self) -> usize {
         self.tables.count() + self.down.table_count()
@@ -343,15 +369,16 @@ where
     FB: FnMut(&K, B, S::View<'_>, &mut Collector<U>) -> Result<(), BoxError> + Send,
     D: Stage<U>,
 {
-    fn prepare_first(&mut self, records: &[A]) {
-        self.site.blame(|| self.upcoming.prepare(records, &mut self.extract_first, &self.tables));
+    fn prepare_first(&mut self, records: &[A]) -> usize {
+        self.site.blame(|| self.upcoming.prepare(records, &mut self.extract_first, &mut self.tables))
     }
-    fn prepare_second(&mut self, records: &[B]) {
-        self.site.blame(|| self.upcoming.prepare(records, &mut self.extract_second, &self.tables));
+    fn prepare_second(&mut self, records: &[B]) -> usize {
+        self.site.blame(|| self.upcoming.prepare(records, &mut self.extract_second, &mut self.tables))
     }
     fn process_first(&mut self, record: A) -> Result<Flow, Failure> {
         let (hash, key) = self.upcoming.take(|| (self.extract_first)(&record));
-        let view = S::view(&mut self.tables, *hash, key);
+        let at = CurrentKey { key, hash: *hash, now_ms: self.now_ms };
+        let view = S::view(&mut self.tables, at);
         self.site
             .blame(|| (self.first)(key, record, view, &mut self.emitted))
             .map_err(|e| self.site.user_failure(e))?;
@@ -359,7 +386,8 @@ where
     }
     fn process_second(&mut self, record: B) -> Result<Flow, Failure> {
         let (hash, key) = self.upcoming.take(|| (self.extract_second)(&record));
-        let view = S::view(&mut self.tables, *hash, key);
+        let at = CurrentKey { key, hash: *hash, now_ms: self.now_ms };
+        let view = S::view(&mut self.tables, at);
         self.site
             .blame(|| (self.second)(key, record, view, &mut self.emitted))
             .map_err(|e| self.site.user_failure(e))?;

@@ -4,16 +4,20 @@
 //! They are computed for many records at once, so that the state of all of them is on its way from memory while the
 //! first is processed.
 
+use crate::clock::Clock;
 use crate::connector::BoxError;
 use crate::operator::{
     BindContext, ChainSnapshot, Collector, Failure, Flow, Link, OperatorSnapshot, Site, Stage, StageControl,
 };
-use crate::state::{StateSpec, StateTables, ValueStateDescriptor};
+use crate::state::{CurrentKey, StateSpec, StateTables};
 use std::cell::Cell;
 use std::marker::PhantomData;
 use std::sync::Arc;
-use thalweg_storage::table::{StateTable, ValueTable};
+use thalweg_storage::table::{Backend, KeyedTable, StateTable};
 use thalweg_storage::{Data, Key};
+
+/// Records that are announced to a hash table at once: as many as have their buckets in the nearest cache together.
+const HASH_MAP_WINDOW: usize = 256;
 
 /// User code over keyed state.
 pub struct KeyedProcess<K, E, S, F, U> {
@@ -91,29 +95,38 @@ impl<K, E: Clone, F: Clone, N> Clone for KeyedSum<K, E, F, N> {
 pub(super) struct Upcoming<K> {
     keys: Vec<(u64, K)>,
     next: usize,
+    /// Records that are announced at once, at most.
+    window: usize,
 }
 
 impl<K: Key> Upcoming<K> {
-    pub(super) fn new() -> Self {
-        Upcoming { keys: Vec::new(), next: 0 }
+    pub(super) fn new(backend: &Backend) -> Self {
+        let window = match backend {
+            Backend::HashMap => HASH_MAP_WINDOW,
+            // Pages that are on disk are best fetched together: the whole batch's.
+            _ => usize::MAX,
+        };
+        Upcoming { keys: Vec::new(), next: 0, window }
     }
 
+    /// Announces the keys of `records`; returns for how many of them, from the first on, state is there once `tables` are
+    /// ready.
     #[inline(always)]
     pub(super) fn prepare<T>(
         &mut self,
         records: &[T],
         mut extract: impl FnMut(&T) -> K,
-        tables: &impl StateTables,
-    ) {
+        tables: &mut impl StateTables,
+    ) -> usize {
         self.next = 0;
         self.keys.clear();
-        self.keys.extend(records.iter().map(|record| {
+        self.keys.extend(records[..records.len().min(self.window)].iter().map(|record| {
             let key = extract(record);
             (key.key_hash(), key)
         }));
-        for (hash, _) in &self.keys {
-            tables.prefetch(*hash);
-        }
+        let count = tables.announce(self.keys.iter().map(|(hash, _)| *hash));
+        self.keys.truncate(count);
+        count
     }
 
     /// Hash and key of the record that is processed now; `key` computes it where nothing was prepared.
@@ -137,15 +150,31 @@ struct Keyed<K, E, S: StateTables, D> {
     extract: E,
     upcoming: Upcoming<K>,
     tables: S,
+    clock: Arc<dyn Clock>,
+    /// Processing time, as looked up since the poll before last.
+    now_ms: u64,
     down: D,
 }
 
 impl<K: Key, E, S: StateTables, D: StageControl> Keyed<K, E, S, D> {
     fn snapshot(&mut self, snapshot: &mut ChainSnapshot) -> Result<(), Failure> {
+        self.tables.advance_time(self.clock.unix_ms());
         let mut own = OperatorSnapshot::of(&self.site.uid);
         own.keyed = (0..self.tables.count()).filter_map(|i| Some(self.tables.table(i)?.meta())).collect();
         snapshot.operators.push(own);
         self.down.snapshot(snapshot)
+    }
+
+    fn ready(&mut self) -> Result<bool, Failure> {
+        self.now_ms = self.clock.unix_ms();
+        self.tables.ready().map_err(|error| self.site.failure(error))
+    }
+
+    fn maintain(&mut self, rows: usize) -> Result<bool, Failure> {
+        self.now_ms = self.clock.unix_ms();
+        self.tables.advance_time(self.now_ms);
+        let more = self.tables.maintain(rows).map_err(|error| self.site.failure(error))?;
+        if more { Ok(true) } else { self.down.maintain(rows) }
     }
 
     fn table_count(&mut self) -> usize {
@@ -177,6 +206,10 @@ where
     type Out = U;
     type Bound<D: Stage<U> + 'static> = KeyedProcessStage<K, E, S, F, U, D>;
 
+    fn table_count(&self) -> usize {
+        self.spec.count()
+    }
+
     fn bind<D: Stage<U> + 'static>(
         self,
         context: &mut BindContext,
@@ -186,8 +219,10 @@ where
             keyed: Keyed {
                 site: context.site(&self.uid),
                 extract: self.extract,
-                upcoming: Upcoming::new(),
-                tables: self.spec.tables(context.key_groups, context.group_range()),
+                upcoming: Upcoming::new(&context.backend),
+                clock: Arc::clone(&context.clock),
+                now_ms: 0,
+                tables: self.spec.tables(&context.backend, context.key_groups, context.group_range()),
                 down,
             },
             function: self.function,
@@ -214,6 +249,12 @@ impl<K: Key, E: Send, S: StateSpec<K>, F: Send, U: Send, D: Stage<U>> StageContr
     fn snapshot(&mut self, snapshot: &mut ChainSnapshot) -> Result<(), Failure> {
         self.keyed.snapshot(snapshot)
     }
+    fn ready(&mut self) -> Result<bool, Failure> {
+        self.keyed.ready()
+    }
+    fn maintain(&mut self, rows: usize) -> Result<bool, Failure> {
+        self.keyed.maintain(rows)
+    }
     fn table_count(&mut self) -> usize {
         self.keyed.table_count()
     }
@@ -232,16 +273,17 @@ where
     D: Stage<U>,
 {
     #[inline(always)]
-    fn prepare(&mut self, records: &[T]) {
+    fn prepare(&mut self, records: &[T]) -> usize {
         let keyed = &mut self.keyed;
-        keyed.site.blame(|| keyed.upcoming.prepare(records, &mut keyed.extract, &keyed.tables));
+        keyed.site.blame(|| keyed.upcoming.prepare(records, &mut keyed.extract, &mut keyed.tables))
     }
 
     #[inline(always)]
     fn process(&mut self, record: T) -> Result<Flow, Failure> {
         let keyed = &mut self.keyed;
         let (hash, key) = keyed.upcoming.take(|| (keyed.extract)(&record));
-        let view = S::view(&mut keyed.tables, *hash, key);
+        let at = CurrentKey { key, hash: *hash, now_ms: keyed.now_ms };
+        let view = S::view(&mut keyed.tables, at);
         keyed
             .site
             .blame(|| (self.function)(key, record, view, &mut self.emitted))
@@ -252,7 +294,7 @@ where
 
 /// A [`KeyedReduce`] at one partition.
 pub struct KeyedReduceStage<T: Data, K: Key, E, F, D> {
-    keyed: Keyed<K, E, ValueTable<K, T>, D>,
+    keyed: Keyed<K, E, KeyedTable<K, T>, D>,
     function: F,
 }
 
@@ -266,18 +308,28 @@ where
     type Out = T;
     type Bound<D: Stage<T> + 'static> = KeyedReduceStage<T, K, E, F, D>;
 
+    fn table_count(&self) -> usize {
+        1
+    }
+
     fn bind<D: Stage<T> + 'static>(
         self,
         context: &mut BindContext,
         down: D,
     ) -> Result<Self::Bound<D>, Failure> {
-        let spec = ValueStateDescriptor::<T>::new("reduction");
         Ok(KeyedReduceStage {
             keyed: Keyed {
                 site: context.site(&self.uid),
                 extract: self.extract,
-                upcoming: Upcoming::new(),
-                tables: StateSpec::<K>::tables(&spec, context.key_groups, context.group_range()),
+                upcoming: Upcoming::new(&context.backend),
+                clock: Arc::clone(&context.clock),
+                now_ms: 0,
+                tables: KeyedTable::new(
+                    &context.backend,
+                    "reduction",
+                    context.key_groups,
+                    context.group_range(),
+                ),
                 down,
             },
             function: self.function,
@@ -287,7 +339,7 @@ where
 
 /// A [`KeyedSum`] at one partition.
 pub struct KeyedSumStage<K: Key, E, F, N: Data, D> {
-    keyed: Keyed<K, E, ValueTable<K, N>, D>,
+    keyed: Keyed<K, E, KeyedTable<K, N>, D>,
     addend: F,
 }
 
@@ -299,6 +351,12 @@ macro_rules! control_of_keyed {
             }
             fn snapshot(&mut self, snapshot: &mut ChainSnapshot) -> Result<(), Failure> {
                 self.keyed.snapshot(snapshot)
+            }
+            fn ready(&mut self) -> Result<bool, Failure> {
+                self.keyed.ready()
+            }
+            fn maintain(&mut self, rows: usize) -> Result<bool, Failure> {
+                self.keyed.maintain(rows)
             }
             fn table_count(&mut self) -> usize {
                 self.keyed.table_count()
@@ -321,9 +379,9 @@ where
     D: Stage<T>,
 {
     #[inline(always)]
-    fn prepare(&mut self, records: &[T]) {
+    fn prepare(&mut self, records: &[T]) -> usize {
         let keyed = &mut self.keyed;
-        keyed.site.blame(|| keyed.upcoming.prepare(records, &mut keyed.extract, &keyed.tables));
+        keyed.site.blame(|| keyed.upcoming.prepare(records, &mut keyed.extract, &mut keyed.tables))
     }
 
     #[inline(always)]
@@ -360,18 +418,23 @@ where
     type Out = (K, N);
     type Bound<D: Stage<(K, N)> + 'static> = KeyedSumStage<K, E, F, N, D>;
 
+    fn table_count(&self) -> usize {
+        1
+    }
+
     fn bind<D: Stage<(K, N)> + 'static>(
         self,
         context: &mut BindContext,
         down: D,
     ) -> Result<Self::Bound<D>, Failure> {
-        let spec = ValueStateDescriptor::<N>::new("sum");
         Ok(KeyedSumStage {
             keyed: Keyed {
                 site: context.site(&self.uid),
                 extract: self.extract,
-                upcoming: Upcoming::new(),
-                tables: StateSpec::<K>::tables(&spec, context.key_groups, context.group_range()),
+                upcoming: Upcoming::new(&context.backend),
+                clock: Arc::clone(&context.clock),
+                now_ms: 0,
+                tables: KeyedTable::new(&context.backend, "sum", context.key_groups, context.group_range()),
                 down,
             },
             addend: self.addend,
@@ -388,19 +451,21 @@ where
     D: Stage<(K, N)>,
 {
     #[inline(always)]
-    fn prepare(&mut self, records: &[T]) {
+    fn prepare(&mut self, records: &[T]) -> usize {
         let keyed = &mut self.keyed;
-        keyed.site.blame(|| keyed.upcoming.prepare(records, &mut keyed.extract, &keyed.tables));
+        keyed.site.blame(|| keyed.upcoming.prepare(records, &mut keyed.extract, &mut keyed.tables))
     }
 
     #[inline(always)]
     fn process(&mut self, record: T) -> Result<Flow, Failure> {
         let keyed = &mut self.keyed;
         let (hash, key) = keyed.upcoming.take(|| (keyed.extract)(&record));
-        let addend = keyed.site.blame(|| (self.addend)(&record));
-        let total = keyed.tables.update(*hash, key, N::default, |total| {
-            *total += addend;
-            total.clone()
+        let total = keyed.site.blame(|| {
+            let addend = (self.addend)(&record);
+            keyed.tables.update(*hash, key, N::default, |total| {
+                *total += addend;
+                total.clone()
+            })
         });
         keyed.down.process((key.clone(), total))
     }

@@ -1,70 +1,47 @@
 //! Keyed state as operators see it: descriptors name it, views give access to the current key's values.
 //!
-//! A [`StateSpec`] is one descriptor or a tuple of them. At run time it becomes typed tables, and for each record a
-//! view of the record's key in each of them: plain calls, no lookup by name, no boxing.
+//! A [`StateSpec`] is one descriptor or a tuple of them. At run time it becomes typed tables on the backend that the
+//! engine's settings choose, and for each record a view of the record's key in each of them: plain calls, no lookup by
+//! name, no boxing.
 
-use std::marker::PhantomData;
+mod ttl;
+mod value;
+mod list;
+mod map;
+mod reducing;
+
+pub use list::{ListState, ListStateDescriptor};
+pub use map::{MapState, MapStateDescriptor};
+pub use reducing::{
+    Aggregate, AggregatingState, AggregatingStateDescriptor, ReducingState, ReducingStateDescriptor,
+};
+pub use thalweg_storage::table::TableStats;
+pub use ttl::{StateTtlConfig, TtlUpdate, TtlVisibility};
+pub use value::{ValueState, ValueStateDescriptor};
+
+use std::ops::Range;
 use thalweg_storage::key_group::{KeyGroup, KeyGroups};
 use thalweg_storage::snapshot::Tables;
-use thalweg_storage::table::{StateTable, ValueTable};
-use thalweg_storage::{Data, Key};
+use thalweg_storage::table::{Backend, KeyedTable, StateTable};
+use thalweg_storage::{Data, Key, StoreError};
 
-/// Describes one value per key.
-///
-/// ```
-/// use thalweg::state::ValueStateDescriptor;
-/// let last_seen = ValueStateDescriptor::<u64>::new("last-seen");
-/// ```
-pub struct ValueStateDescriptor<V> {
-    name: String,
-    value: PhantomData<fn() -> V>,
+/// The key of the record that is being processed, and the moment.
+pub struct CurrentKey<'a, K> {
+    /// The key.
+    pub key: &'a K,
+    /// Its hash.
+    pub hash: u64,
+    /// Processing time, in milliseconds since 1970: accurate to about a poll of the task.
+    pub now_ms: u64,
 }
 
-impl<V> Clone for ValueStateDescriptor<V> {
+impl<K> Clone for CurrentKey<'_, K> {
     fn clone(&self) -> Self {
-        ValueStateDescriptor { name: self.name.clone(), value: PhantomData }
+        *self
     }
 }
 
-impl<V: Data> ValueStateDescriptor<V> {
-    /// A value state called `name`, unique within its operator; it is found again by that name.
-    pub fn new(name: impl Into<String>) -> Self {
-        ValueStateDescriptor { name: name.into(), value: PhantomData }
-    }
-}
-
-/// The value of the current key. Survives a failure once a checkpoint that began later has completed.
-pub struct ValueState<'a, K: Key, V: Data> {
-    table: &'a mut ValueTable<K, V>,
-    hash: u64,
-    key: &'a K,
-}
-
-impl<K: Key, V: Data> ValueState<'_, K, V> {
-    /// The value, or `None` if there is none.
-    #[inline]
-    pub fn value(&self) -> Option<&V> {
-        self.table.get(self.hash, self.key)
-    }
-
-    /// Sets the value.
-    #[inline]
-    pub fn update(&mut self, value: V) {
-        self.table.insert(self.hash, self.key, value);
-    }
-
-    /// Changes the value in place, starting from `initial` where there is none.
-    #[inline]
-    pub fn modify<R>(&mut self, initial: impl FnOnce() -> V, change: impl FnOnce(&mut V) -> R) -> R {
-        self.table.update(self.hash, self.key, initial, change)
-    }
-
-    /// Removes the value.
-    #[inline]
-    pub fn clear(&mut self) {
-        self.table.remove(self.hash, self.key);
-    }
-}
+impl<K> Copy for CurrentKey<'_, K> {}
 
 /// The keyed states of one operator.
 pub trait StateSpec<K: Key>: Clone + Send + 'static {
@@ -73,11 +50,14 @@ pub trait StateSpec<K: Key>: Clone + Send + 'static {
     /// Access to the values of one key.
     type View<'a>;
 
-    /// Empty tables for the key groups `range`.
-    fn tables(&self, groups: KeyGroups, range: std::ops::Range<KeyGroup>) -> Self::Tables;
+    /// Number of tables, at each partition.
+    fn count(&self) -> usize;
 
-    /// The values of `key`, whose hash is `hash`.
-    fn view<'a>(tables: &'a mut Self::Tables, hash: u64, key: &'a K) -> Self::View<'a>;
+    /// Empty tables on `backend` for the key groups `range`.
+    fn tables(&self, backend: &Backend, groups: KeyGroups, range: Range<KeyGroup>) -> Self::Tables;
+
+    /// The values of a key.
+    fn view<'a>(tables: &'a mut Self::Tables, at: CurrentKey<'a, K>) -> Self::View<'a>;
 }
 
 /// The tables of one operator at one partition.
@@ -88,33 +68,43 @@ pub trait StateTables: Send + 'static {
     /// The table with this index.
     fn table(&mut self, index: usize) -> Option<&mut dyn StateTable>;
 
-    /// Brings the places of the key with this hash near the processor.
-    fn prefetch(&self, hash: u64);
-}
+    /// Announces that the keys with these hashes will be used next, in this order: what they need is fetched from memory
+    /// or disk. Returns how many of them, from the first on, may be used once [`StateTables::ready`] says so; at least
+    /// one, unless there are none.
+    fn announce(&mut self, hashes: impl ExactSizeIterator<Item = u64> + Clone) -> usize;
 
-impl<K: Key, V: Data> StateTables for ValueTable<K, V> {
-    fn count(&self) -> usize {
-        1
+    /// Tells state with time to live what time it is, in milliseconds since 1970: before upkeep and snapshots.
+    fn advance_time(&mut self, now_ms: u64) {
+        let _ = now_ms;
     }
-    fn table(&mut self, index: usize) -> Option<&mut dyn StateTable> {
-        (index == 0).then_some(self as &mut dyn StateTable)
-    }
-    #[inline(always)]
-    fn prefetch(&self, hash: u64) {
-        ValueTable::prefetch(self, hash);
-    }
-}
 
-impl<K: Key, V: Data> StateSpec<K> for ValueStateDescriptor<V> {
-    type Tables = ValueTable<K, V>;
-    type View<'a> = ValueState<'a, K, V>;
-
-    fn tables(&self, groups: KeyGroups, range: std::ops::Range<KeyGroup>) -> Self::Tables {
-        ValueTable::new(self.name.clone(), groups, range)
+    /// True when the keys that were announced last can be used without waiting for the disk. Moves its reads on.
+    ///
+    /// # Errors
+    /// A page could not be read, or is damaged; the tables cannot go on.
+    fn ready(&mut self) -> Result<bool, StoreError> {
+        let mut ready = true;
+        for index in 0..self.count() {
+            if let Some(table) = self.table(index) {
+                ready &= table.ready()?;
+            }
+        }
+        Ok(ready)
     }
-    #[inline(always)]
-    fn view<'a>(tables: &'a mut Self::Tables, hash: u64, key: &'a K) -> ValueState<'a, K, V> {
-        ValueState { table: tables, hash, key }
+
+    /// Does a slice of upkeep, such as compaction, of about what `rows` rows cost. True when there is more to do at once.
+    ///
+    /// # Errors
+    /// The disk failed where that matters; the tables cannot go on.
+    fn maintain(&mut self, rows: usize) -> Result<bool, StoreError> {
+        for index in 0..self.count() {
+            if let Some(table) = self.table(index)
+                && table.maintain(rows)?
+            {
+                return Ok(true);
+            }
+        }
+        Ok(false)
     }
 }
 
@@ -125,16 +115,56 @@ impl StateTables for () {
     fn table(&mut self, _: usize) -> Option<&mut dyn StateTable> {
         None
     }
-    fn prefetch(&self, _: u64) {}
+    fn announce(&mut self, hashes: impl ExactSizeIterator<Item = u64> + Clone) -> usize {
+        hashes.len()
+    }
 }
 
 impl<K: Key> StateSpec<K> for () {
     type Tables = ();
     type View<'a> = ();
 
-    fn tables(&self, _: KeyGroups, _: std::ops::Range<KeyGroup>) {}
-    fn view<'a>(_: &'a mut (), _: u64, _: &'a K) {}
+    fn count(&self) -> usize {
+        0
+    }
+    fn tables(&self, _: &Backend, _: KeyGroups, _: Range<KeyGroup>) {}
+    fn view<'a>(_: &'a mut (), _: CurrentKey<'a, K>) {}
 }
+
+impl<K: Key, V: Data> StateTables for KeyedTable<K, V> {
+    fn count(&self) -> usize {
+        1
+    }
+    fn table(&mut self, index: usize) -> Option<&mut dyn StateTable> {
+        (index == 0).then(|| self.untyped())
+    }
+    #[inline(always)]
+    fn announce(&mut self, hashes: impl ExactSizeIterator<Item = u64> + Clone) -> usize {
+        KeyedTable::announce(self, hashes)
+    }
+}
+
+/// Makes the states of one kind the tables of an operator.
+macro_rules! tables_of_states {
+    ($states:ident < $($param:ident : $bound:path),* >) => {
+        impl<$($param: $bound),*> $crate::state::StateTables for $states<$($param),*> {
+            fn count(&self) -> usize {
+                1
+            }
+            fn table(&mut self, index: usize) -> Option<&mut dyn thalweg_storage::table::StateTable> {
+                (index == 0).then(|| $states::table(self))
+            }
+            #[inline(always)]
+            fn announce(&mut self, hashes: impl ExactSizeIterator<Item = u64> + Clone) -> usize {
+                $states::announce(self, hashes)
+            }
+            fn advance_time(&mut self, now_ms: u64) {
+                $states::advance_time(self, now_ms);
+            }
+        }
+    };
+}
+use tables_of_states;
 
 macro_rules! spec_of_tuple {
     ($($part:ident $index:tt),*) => {
@@ -155,8 +185,13 @@ macro_rules! spec_of_tuple {
                 None
             }
             #[inline(always)]
-            fn prefetch(&self, hash: u64) {
-                $(self.$index.prefetch(hash);)*
+            fn announce(&mut self, hashes: impl ExactSizeIterator<Item = u64> + Clone) -> usize {
+                let mut count = hashes.len();
+                $(count = self.$index.announce(hashes.clone().take(count));)*
+                count
+            }
+            fn advance_time(&mut self, now_ms: u64) {
+                $(self.$index.advance_time(now_ms);)*
             }
         }
 
@@ -164,12 +199,15 @@ macro_rules! spec_of_tuple {
             type Tables = ($($part::Tables,)*);
             type View<'a> = ($($part::View<'a>,)*);
 
-            fn tables(&self, groups: KeyGroups, range: std::ops::Range<KeyGroup>) -> Self::Tables {
-                ($(self.$index.tables(groups, range.clone()),)*)
+            fn count(&self) -> usize {
+                0 $(+ self.$index.count())*
+            }
+            fn tables(&self, backend: &Backend, groups: KeyGroups, range: Range<KeyGroup>) -> Self::Tables {
+                ($(self.$index.tables(backend, groups, range.clone()),)*)
             }
             #[inline(always)]
-            fn view<'a>(tables: &'a mut Self::Tables, hash: u64, key: &'a Key_) -> Self::View<'a> {
-                ($($part::view(&mut tables.$index, hash, key),)*)
+            fn view<'a>(tables: &'a mut Self::Tables, at: CurrentKey<'a, Key_>) -> Self::View<'a> {
+                ($($part::view(&mut tables.$index, at),)*)
             }
         }
     };
@@ -178,7 +216,7 @@ spec_of_tuple!(A 0, B 1);
 spec_of_tuple!(A 0, B 1, C 2);
 spec_of_tuple!(A 0, B 1, C 2, D 3);
 
-impl<T: StateTables + ?Sized> Tables for TablesOf<'_, T> {
+impl<T: StateTables> Tables for TablesOf<'_, T> {
     fn count(&self) -> usize {
         self.0.count()
     }
@@ -188,4 +226,4 @@ impl<T: StateTables + ?Sized> Tables for TablesOf<'_, T> {
 }
 
 /// Adapts an operator's [`StateTables`] to the storage crate.
-pub struct TablesOf<'a, T: ?Sized>(pub &'a mut T);
+pub struct TablesOf<'a, T>(pub &'a mut T);

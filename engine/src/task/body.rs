@@ -1,10 +1,11 @@
 //! The typed part of a task: a head that reads records, on top of a fused chain of operators.
 
 use super::Budget;
-use super::inputs::{CapturedChannel, Inputs, Ran};
+use super::inputs::{CapturedChannel, Feed, Inputs, Ran, Slice};
 use crate::barrier::Gate;
 use crate::clock::Nanos;
 use crate::operator::{ChainSnapshot, Failure, Flow, Stage, StageControl, TwoStage};
+use std::marker::PhantomData;
 use thalweg_storage::{CheckpointId, Data};
 
 /// What a run of a body did.
@@ -99,22 +100,7 @@ impl<T: Data, S: Stage<T>> Body for OneInput<T, S> {
         budget: Budget,
         clock: &dyn Fn() -> u64,
     ) -> Result<BodyRun, Failure> {
-        let stage = std::cell::RefCell::new(&mut self.stage);
-        let ran = self.inputs.run(
-            gate,
-            budget,
-            clock,
-            &mut |records| stage.borrow_mut().prepare(records),
-            &mut |slice| {
-                let stage = &mut **stage.borrow_mut();
-                while let Some(record) = slice.take() {
-                    if stage.process(record)? == Flow::Blocked {
-                        return Ok(Flow::Blocked);
-                    }
-                }
-                Ok(Flow::Continue)
-            },
-        )?;
+        let ran = self.inputs.run(gate, budget, clock, &mut Only(&mut self.stage))?;
         Ok(BodyRun { ran, wake_at: None, ended: false })
     }
 
@@ -153,53 +139,65 @@ pub struct TwoInput<A, B, S> {
     pub second_first: bool,
 }
 
-impl<A: Data, B: Data, S: TwoStage<A, B>> TwoInput<A, B, S> {
-    fn run_first(
-        &mut self,
-        gate: &mut Gate,
-        budget: Budget,
-        clock: &dyn Fn() -> u64,
-    ) -> Result<Ran, Failure> {
-        let stage = std::cell::RefCell::new(&mut self.stage);
-        self.first.run(
-            gate,
-            budget,
-            clock,
-            &mut |records| stage.borrow_mut().prepare_first(records),
-            &mut |slice| {
-                let stage = &mut **stage.borrow_mut();
-                while let Some(record) = slice.take() {
-                    if stage.process_first(record)? == Flow::Blocked {
-                        return Ok(Flow::Blocked);
-                    }
-                }
-                Ok(Flow::Continue)
-            },
-        )
-    }
+/// Feeds a chain's only input.
+struct Only<'a, S>(&'a mut S);
 
-    fn run_second(
-        &mut self,
-        gate: &mut Gate,
-        budget: Budget,
-        clock: &dyn Fn() -> u64,
-    ) -> Result<Ran, Failure> {
-        let stage = std::cell::RefCell::new(&mut self.stage);
-        self.second.run(
-            gate,
-            budget,
-            clock,
-            &mut |records| stage.borrow_mut().prepare_second(records),
-            &mut |slice| {
-                let stage = &mut **stage.borrow_mut();
-                while let Some(record) = slice.take() {
-                    if stage.process_second(record)? == Flow::Blocked {
-                        return Ok(Flow::Blocked);
-                    }
-                }
-                Ok(Flow::Continue)
-            },
-        )
+impl<T, S: Stage<T>> Feed<T> for Only<'_, S> {
+    #[inline(always)]
+    fn prepare(&mut self, upcoming: &[T]) -> usize {
+        self.0.prepare(upcoming)
+    }
+    fn ready(&mut self) -> Result<bool, Failure> {
+        self.0.ready()
+    }
+    #[inline(always)]
+    fn process(&mut self, slice: &mut Slice<'_, T>) -> Result<Flow, Failure> {
+        while let Some(record) = slice.take() {
+            if self.0.process(record)? == Flow::Blocked {
+                return Ok(Flow::Blocked);
+            }
+        }
+        Ok(Flow::Continue)
+    }
+}
+
+/// Feeds the first input of a chain over records of type `B` as well.
+struct First<'a, S, B>(&'a mut S, PhantomData<B>);
+
+impl<A, B, S: TwoStage<A, B>> Feed<A> for First<'_, S, B> {
+    fn prepare(&mut self, upcoming: &[A]) -> usize {
+        self.0.prepare_first(upcoming)
+    }
+    fn ready(&mut self) -> Result<bool, Failure> {
+        self.0.ready()
+    }
+    fn process(&mut self, slice: &mut Slice<'_, A>) -> Result<Flow, Failure> {
+        while let Some(record) = slice.take() {
+            if self.0.process_first(record)? == Flow::Blocked {
+                return Ok(Flow::Blocked);
+            }
+        }
+        Ok(Flow::Continue)
+    }
+}
+
+/// Feeds the second input of a chain over records of type `A` as well.
+struct Second<'a, S, A>(&'a mut S, PhantomData<A>);
+
+impl<A, B, S: TwoStage<A, B>> Feed<B> for Second<'_, S, A> {
+    fn prepare(&mut self, upcoming: &[B]) -> usize {
+        self.0.prepare_second(upcoming)
+    }
+    fn ready(&mut self) -> Result<bool, Failure> {
+        self.0.ready()
+    }
+    fn process(&mut self, slice: &mut Slice<'_, B>) -> Result<Flow, Failure> {
+        while let Some(record) = slice.take() {
+            if self.0.process_second(record)? == Flow::Blocked {
+                return Ok(Flow::Blocked);
+            }
+        }
+        Ok(Flow::Continue)
     }
 }
 
@@ -220,18 +218,26 @@ impl<A: Data, B: Data, S: TwoStage<A, B>> Body for TwoInput<A, B, S> {
         budget: Budget,
         clock: &dyn Fn() -> u64,
     ) -> Result<BodyRun, Failure> {
-        // The inputs take turns in coming first, each with half of the budget.
+        // The inputs take turns in coming first, each with half of the budget. Both announce to the same tables: what one
+        // has announced counts no longer once the other has its turn.
         let half = Budget { records: budget.records.div_ceil(2), nanos: budget.nanos.div_ceil(2) };
         self.second_first = !self.second_first;
         let mut ran = [Ran::Idle; 2];
         for (round, ran) in ran.iter_mut().enumerate() {
-            *ran = if self.second_first == (round == 0) {
-                self.run_second(gate, half, clock)?
+            let second = self.second_first == (round == 0);
+            *ran = if second {
+                self.first.forget_prepared();
+                self.second.run(gate, half, clock, &mut Second(&mut self.stage, PhantomData))?
             } else {
-                self.run_first(gate, half, clock)?
+                self.second.forget_prepared();
+                self.first.run(gate, half, clock, &mut First(&mut self.stage, PhantomData))?
             };
-            if *ran == Ran::Blocked {
-                return Ok(BodyRun { ran: Ran::Blocked, wake_at: None, ended: false });
+            if *ran == Ran::Waiting {
+                // It comes first in the next run too: else the two could take each other's pages away for ever.
+                self.second_first = !second;
+            }
+            if matches!(*ran, Ran::Blocked | Ran::Waiting) {
+                return Ok(BodyRun { ran: *ran, wake_at: None, ended: false });
             }
         }
         let ran = if ran == [Ran::Idle; 2] { Ran::Idle } else { Ran::Busy };

@@ -1,6 +1,9 @@
 //! The input channels of one type that a task reads, and what checkpoints capture of them.
 //!
-//! Always true: a record is captured before it is consumed, and only whole batches below the gate's limit are taken.
+//! Always true:
+//! - a record is captured before it is consumed, and only whole batches below the gate's limit are taken;
+//! - a record is processed only when the state that its preparation announced is there; until then it lies unconsumed in
+//!   its batch, where a barrier captures it.
 
 use super::Budget;
 use crate::barrier::Gate;
@@ -9,7 +12,7 @@ use crate::ring::Receiver;
 use std::sync::Arc;
 use thalweg_storage::{CheckpointId, Data};
 
-/// Records that are prepared and processed between two looks at barriers, at most.
+/// Records that are processed between two looks at the clock, at most.
 const SLICE_RECORDS: usize = 256;
 
 /// Time that a slice should take at most, in nanoseconds.
@@ -54,6 +57,26 @@ pub enum Ran {
     Idle,
     /// The last record is half done, or its output waits for room.
     Blocked,
+    /// The next record waits for its state to be read from disk; whatever ends a read wakes the worker.
+    Waiting,
+}
+
+/// The chain, as [`Inputs::run`] feeds it.
+pub trait Feed<T> {
+    /// Announces `upcoming`; returns how many of them may be processed once [`Feed::ready`] says so.
+    fn prepare(&mut self, upcoming: &[T]) -> usize;
+
+    /// True when everything that was announced is there.
+    ///
+    /// # Errors
+    /// The task fails.
+    fn ready(&mut self) -> Result<bool, Failure>;
+
+    /// Processes all records of a slice, in order, until it is blocked.
+    ///
+    /// # Errors
+    /// The task fails.
+    fn process(&mut self, slice: &mut Slice<'_, T>) -> Result<Flow, Failure>;
 }
 
 /// All input channels of type `T`. Its channels have the gate's indices from `first_index` on.
@@ -64,6 +87,9 @@ pub struct Inputs<T> {
     /// The channel to read next: channels take turns, batch by batch.
     turn: usize,
     slice_records: usize,
+    /// How many of the records that come next are announced and may be processed once they are `ready`.
+    prepared: usize,
+    ready: bool,
     /// Records consumed since the task began.
     records: u64,
 }
@@ -72,7 +98,16 @@ impl<T: Data> Inputs<T> {
     /// Inputs over `channels`, with the gate's indices from `first_index` on.
     pub fn new(channels: Vec<Input<T>>, first_index: usize) -> Self {
         let captured = channels.iter().map(|_| Captured::default()).collect();
-        Inputs { channels, captured, first_index, turn: 0, slice_records: SLICE_RECORDS, records: 0 }
+        Inputs {
+            channels,
+            captured,
+            first_index,
+            turn: 0,
+            slice_records: SLICE_RECORDS,
+            prepared: 0,
+            ready: false,
+            records: 0,
+        }
     }
 
     /// Number of channels.
@@ -93,7 +128,13 @@ impl<T: Data> Inputs<T> {
         }
     }
 
-    /// Processes records until `budget` is used, nothing is readable, or `process` is blocked.
+    /// Forgets what is announced: the chain has been told of other records since, or its state has moved on.
+    pub fn forget_prepared(&mut self) {
+        self.prepared = 0;
+    }
+
+    /// Processes records until `budget` is used, nothing is readable, the next record waits for its state, or `chain` is
+    /// blocked.
     ///
     /// `now` reads the clock: slices adapt to the time that records take, so that barriers need not wait for a slow
     /// operator's whole batch.
@@ -102,8 +143,7 @@ impl<T: Data> Inputs<T> {
         gate: &mut Gate,
         budget: Budget,
         now: &dyn Fn() -> u64,
-        prepare: &mut dyn FnMut(&[T]),
-        process: &mut dyn FnMut(&mut Slice<'_, T>) -> Result<Flow, Failure>,
+        chain: &mut impl Feed<T>,
     ) -> Result<Ran, Failure> {
         let start = now();
         let mut slice_start = start;
@@ -125,11 +165,22 @@ impl<T: Data> Inputs<T> {
             }
             idle_turns = 0;
             let receiver = &mut self.channels[index].receiver;
-            let count = receiver.current().remaining().min(self.slice_records);
-            prepare(&receiver.current().rest()[..count]);
+            if self.prepared == 0 {
+                self.prepared = chain.prepare(receiver.current().rest());
+                self.ready = chain.ready()?;
+            } else if !self.ready {
+                self.ready = chain.ready()?;
+                // What is being measured is the time that records take.
+                slice_start = now();
+            }
+            if !self.ready {
+                return Ok(Ran::Waiting);
+            }
+            let count = self.prepared.min(self.slice_records);
             let mut slice = Slice { cursor: receiver.current(), left: count };
-            let flow = process(&mut slice)?;
+            let flow = chain.process(&mut slice)?;
             let done = count - slice.left;
+            self.prepared -= done;
             self.records += done as u64;
             left = left.saturating_sub(done);
             if receiver.current().is_empty() {
@@ -189,8 +240,10 @@ impl<T: Data> Inputs<T> {
         })
     }
 
-    /// Right after a snapshot: captures what is left of the batches that are half processed.
+    /// Right after a snapshot: captures what is left of the batches that are half processed. Their records are
+    /// announced anew afterwards, as the snapshot may have moved the state that they need.
     pub fn capture_current(&mut self, gate: &mut Gate) {
+        self.forget_prepared();
         for index in 0..self.channels.len() {
             if !self.channels[index].receiver.current().is_empty() {
                 self.capture_next(gate, index);

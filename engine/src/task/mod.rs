@@ -12,8 +12,8 @@ mod tests;
 
 pub use body::{Body, OneInput, TwoInput};
 pub use inputs::{Input, Inputs};
-pub use operator_task::{OperatorTask, TaskParts};
-pub use part::{PartFiles, restore_keyed};
+pub use operator_task::{KeyedRestore, OperatorTask, TaskParts};
+pub use part::PartFiles;
 pub use source::{SPLITS_STATE, SourceBody};
 
 use crate::clock::Nanos;
@@ -26,6 +26,11 @@ pub enum Progress {
     Busy,
     /// There is output but no room for it: wait for a consumer to free some.
     Blocked {
+        /// Poll again at this time even if no doorbell rings.
+        wake_at: Option<Nanos>,
+    },
+    /// The next record's state is being read from disk; the end of a read rings the doorbell.
+    Waiting {
         /// Poll again at this time even if no doorbell rings.
         wake_at: Option<Nanos>,
     },
@@ -57,6 +62,15 @@ pub trait Task: Send {
 
     /// Takes a command; acted upon by later polls.
     fn command(&mut self, command: TaskCommand);
+
+    /// Loads the keyed state that is to be restored, if there is any. Called once, before the first poll, on any thread;
+    /// waits for the disk.
+    ///
+    /// # Errors
+    /// The state is damaged, missing or does not fit; the task must not be polled.
+    fn restore(&mut self) -> Result<(), TaskFailure> {
+        Ok(())
+    }
 
     /// Does a bounded piece of work. Reports acknowledgements by itself.
     ///

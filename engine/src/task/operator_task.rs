@@ -5,12 +5,14 @@
 //!   output, take the state of every operator, encode the outbox;
 //! - a snapshot finds the chain open, or closed with all of its last records emitted; closed is for good, across
 //!   restores;
-//! - no record is processed while output waits for room;
+//! - no record is processed while output waits for room, nor while the state of the next record is read from disk;
+//! - upkeep of keyed state comes in short slices between records, checkpoint or not, and keeps the task from parking as
+//!   long as there is any;
 //! - the end of the stream is announced once everything has been sent.
 
 use super::body::Body;
 use super::inputs::Ran;
-use super::part::{ChainTables, Part, PartFiles, Taken};
+use super::part::{ChainTables, Part, PartFiles, Taken, restore_keyed};
 use super::{Budget, Progress, Task};
 use crate::barrier::Gate;
 use crate::clock::{Clock, Nanos};
@@ -21,14 +23,22 @@ use crate::ring::Mark;
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
+use thalweg_storage::manifest::{KeyedStateMeta, SegmentRef};
 use thalweg_storage::snapshot::KeyedSnapshots;
-use thalweg_storage::{AttemptId, CheckpointId};
+use thalweg_storage::table::TableStats;
+use thalweg_storage::{AttemptId, CheckpointId, StoreError};
 
 /// In-flight records that one poll captures at most.
 const CAPTURE_RECORDS: usize = 4096;
 
 /// Background slices of a poll stop after this long.
 const BACKGROUND_NANOS: u64 = 50_000;
+
+/// Rows that one slice of upkeep costs about: the clock is read after each.
+const UPKEEP_ROWS: usize = 256;
+
+/// Sizes of keyed state are counted this often.
+const STATE_COUNT_INTERVAL: Duration = Duration::from_millis(100);
 
 /// While a checkpoint is under way, records are processed for this long at a time: background work then has half of the
 /// task's time. Its slices stay short, and the sooner it ends the fewer entries change before it has reached them.
@@ -49,6 +59,15 @@ enum Phase {
     Finished,
 }
 
+/// Keyed state that a checkpoint holds for one task.
+#[derive(Clone, Debug)]
+pub struct KeyedRestore {
+    /// The segments, oldest first.
+    pub segments: Vec<SegmentRef>,
+    /// The states that they hold.
+    pub metas: Vec<KeyedStateMeta>,
+}
+
 /// What a task is made of.
 pub struct TaskParts<B> {
     /// Names of the operators, for people.
@@ -67,6 +86,8 @@ pub struct TaskParts<B> {
     pub gate: Gate,
     /// Snapshots of the chain's keyed state.
     pub keyed: KeyedSnapshots,
+    /// Keyed state to be restored before the first poll.
+    pub restore: Option<KeyedRestore>,
     /// Where checkpoints write.
     pub files: PartFiles,
     /// Where reports go.
@@ -92,6 +113,8 @@ pub struct OperatorTask<B> {
     timers: Vec<(Nanos, CheckpointId)>,
     in_progress: VecDeque<Part>,
     awaits_commit_reported: bool,
+    /// When the sizes of keyed state are counted next; none while they are as counted last.
+    state_count_due: Option<Nanos>,
 }
 
 impl<B: Body> OperatorTask<B> {
@@ -106,6 +129,7 @@ impl<B: Body> OperatorTask<B> {
             timers: Vec::new(),
             in_progress: VecDeque::new(),
             awaits_commit_reported: false,
+            state_count_due: None,
         }
     }
 
@@ -281,6 +305,24 @@ impl<B: Body> OperatorTask<B> {
         Ok(more)
     }
 
+    /// Does upkeep of keyed state for a while. Returns whether there is more to do at once.
+    fn maintain(&mut self) -> Result<bool, Failure> {
+        if !matches!(self.phase, Phase::Running | Phase::Closing) {
+            return Ok(false);
+        }
+        let stage = self.parts.body.stage();
+        if !stage.maintain(UPKEEP_ROWS)? {
+            return Ok(false);
+        }
+        let began = self.parts.clock.now();
+        while self.parts.clock.now().since(began).as_nanos() < u128::from(BACKGROUND_NANOS) {
+            if !stage.maintain(UPKEEP_ROWS)? {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
     /// Moves towards the end once all input has been processed. Returns whether something changed.
     fn end(&mut self, ended: bool) -> Result<bool, Failure> {
         let before = self.phase;
@@ -345,6 +387,7 @@ impl<B: Body> OperatorTask<B> {
         }
         let mut wake_at = None;
         let mut ended = false;
+        let mut waiting = false;
         if !self.blocked && self.phase == Phase::Running {
             let clock = &self.parts.clock;
             let budget = match self.in_progress.is_empty() {
@@ -353,6 +396,7 @@ impl<B: Body> OperatorTask<B> {
             };
             let run = self.parts.body.run(&mut self.parts.gate, now, budget, &|| clock.now().0)?;
             self.blocked = run.ran == Ran::Blocked;
+            waiting = run.ran == Ran::Waiting;
             busy |= run.ran == Ran::Busy;
             wake_at = run.wake_at;
             ended = run.ended;
@@ -364,7 +408,8 @@ impl<B: Body> OperatorTask<B> {
         wake_at = earliest(wake_at, self.flush(now));
         busy |= self.end(ended)?;
         busy |= self.advance_checkpoints(now)?;
-        self.count();
+        busy |= self.maintain()?;
+        wake_at = earliest(wake_at, self.count(now, busy));
         if busy {
             return Ok(Progress::Busy);
         }
@@ -373,18 +418,47 @@ impl<B: Body> OperatorTask<B> {
         Ok(match self.phase {
             Phase::Finished if self.in_progress.is_empty() => Progress::Finished,
             _ if self.blocked => Progress::Blocked { wake_at },
+            _ if waiting => Progress::Waiting { wake_at },
             _ => Progress::Idle { wake_at },
         })
     }
 
-    fn count(&mut self) {
+    /// Publishes counters; returns when they want to be published again although nothing happens.
+    fn count(&mut self, now: Nanos, busy: bool) -> Option<Nanos> {
         let metrics = &self.parts.metrics;
         let mut records_out = 0;
-        let mut stage_outputs =
-            |output: &mut dyn crate::operator::OutputPort| records_out += output.records();
-        self.parts.body.stage().outputs(&mut stage_outputs);
+        let stage = self.parts.body.stage();
+        stage.outputs(&mut |output: &mut dyn crate::operator::OutputPort| records_out += output.records());
+        let tables = stage.table_count();
         metrics.update(self.parts.body.records_in(), records_out, self.parts.body.records_skipped());
         metrics.update_read(self.parts.body.read_progress());
+        if tables == 0 {
+            return None;
+        }
+        let ended = self.phase == Phase::Finished;
+        let due = self.state_count_due.or_else(|| busy.then(|| now.after(STATE_COUNT_INTERVAL)));
+        self.state_count_due = due.filter(|due| *due > now && !ended);
+        if due.is_some() && self.state_count_due.is_none() {
+            self.count_state();
+        }
+        self.state_count_due
+    }
+
+    fn count_state(&mut self) {
+        let stage = self.parts.body.stage();
+        let tables = (0..stage.table_count()).filter_map(|index| Some(stage.table(index)?.stats()));
+        let all = tables.fold(TableStats::default(), |all, one| TableStats {
+            keys: all.keys + one.keys,
+            data_bytes: all.data_bytes + one.data_bytes,
+            index_bytes: all.index_bytes + one.index_bytes,
+            page_reads: all.page_reads + one.page_reads,
+            page_reads_blocking: all.page_reads_blocking + one.page_reads_blocking,
+            page_hits: all.page_hits + one.page_hits,
+            compacted_rows: all.compacted_rows + one.compacted_rows,
+            segment_bytes: all.segment_bytes + one.segment_bytes,
+            segment_live_bytes: all.segment_live_bytes + one.segment_live_bytes,
+        });
+        self.parts.metrics.update_state(all);
     }
 }
 
@@ -406,6 +480,21 @@ impl<B: Body> Task for OperatorTask<B> {
 
     fn command(&mut self, command: TaskCommand) {
         self.commands.push_back(command);
+    }
+
+    fn restore(&mut self) -> Result<(), TaskFailure> {
+        let TaskParts { restore, keyed, files, body, chain, partition, .. } = &mut self.parts;
+        let Some(KeyedRestore { segments, metas }) = restore.take() else { return Ok(()) };
+        let site = Site { uid: Arc::clone(chain), partition: *partition };
+        restore_keyed(keyed, files, &segments, &metas, body.stage()).map_err(|error| match error {
+            StoreError::Incompatible(mismatch) => *site.refusal(format!(
+                "{mismatch}; restore with the operator that wrote it, or give this one a new uid"
+            )),
+            error if error.may_pass() => *site.failure(error),
+            error => *site.refusal(error),
+        })?;
+        self.count_state();
+        Ok(())
     }
 
     fn poll(&mut self, now: Nanos, budget: Budget) -> Result<Progress, TaskFailure> {

@@ -104,7 +104,7 @@ impl WorkerCore {
     /// Carries out the commands that have come, then polls every task once. `now` is the present time; the clock is
     /// read once per poll besides.
     ///
-    /// A round that was not busy has found every task idle or blocked: what makes one of them runnable again rings the
+    /// A round that was not busy has found every task idle, blocked or waiting: what makes one of them runnable again rings the
     /// doorbell. That holds for tasks of this very worker too: one that hands a peer something rings the peer's bell.
     pub(super) fn run_round(&mut self, now: Nanos) -> Round {
         self.link.beat();
@@ -134,6 +134,10 @@ impl WorkerCore {
                         Ok(Progress::Blocked { wake_at }) => {
                             round.wake_at = earlier(round.wake_at, wake_at);
                             Activity::Blocked
+                        }
+                        Ok(Progress::Waiting { wake_at }) => {
+                            round.wake_at = earlier(round.wake_at, wake_at);
+                            Activity::Waiting
                         }
                         Ok(Progress::Idle { wake_at }) => {
                             round.wake_at = earlier(round.wake_at, wake_at);

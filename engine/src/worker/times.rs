@@ -1,7 +1,7 @@
-//! How a task's time divides into busy, blocked and idle: what makes back-pressure visible.
+//! How a task's time divides into busy, blocked, waiting and idle: what makes back-pressure visible.
 //!
 //! Always true: only the worker that runs the task writes; anybody reads. Every nanosecond since the deployment counts in
-//! exactly one of the three, apart from what a reader sees of an update that is under way.
+//! exactly one of them, apart from what a reader sees of an update that is under way.
 
 use crate::clock::Nanos;
 use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
@@ -16,6 +16,8 @@ pub enum Activity {
     Blocked = 1,
     /// Waiting for input, or finished.
     Idle = 2,
+    /// Waiting for keyed state to be read from disk.
+    Waiting = 3,
 }
 
 /// Nanoseconds that a task has spent in each activity since its deployment.
@@ -27,12 +29,14 @@ pub struct TimeSpent {
     pub blocked_ns: u64,
     /// Waiting for input, or finished.
     pub idle_ns: u64,
+    /// Waiting for keyed state to be read from disk.
+    pub waiting_ns: u64,
 }
 
 /// The times of one task, written by its worker and read by anybody.
 #[derive(Debug)]
 pub struct TaskTimes {
-    spent_ns: [AtomicU64; 3],
+    spent_ns: [AtomicU64; 4],
     activity: AtomicU8,
     since_ns: AtomicU64,
 }
@@ -63,8 +67,8 @@ impl TaskTimes {
         let mut spent = self.spent_ns.each_ref().map(|ns| ns.load(Ordering::Relaxed));
         let current = usize::from(self.activity.load(Ordering::Relaxed));
         spent[current] += now.0.saturating_sub(self.since_ns.load(Ordering::Relaxed));
-        let [busy_ns, blocked_ns, idle_ns] = spent;
-        TimeSpent { busy_ns, blocked_ns, idle_ns }
+        let [busy_ns, blocked_ns, idle_ns, waiting_ns] = spent;
+        TimeSpent { busy_ns, blocked_ns, idle_ns, waiting_ns }
     }
 
     /// One writer: so a load and a store, without the locked instruction of `fetch_add`.
@@ -84,18 +88,25 @@ mod tests {
         times.record_poll(Nanos(110), Nanos(130), Activity::Busy);
         times.record_poll(Nanos(135), Nanos(136), Activity::Blocked);
         times.record_poll(Nanos(236), Nanos(240), Activity::Idle);
-        assert_eq!(times.until(Nanos(240)), TimeSpent { busy_ns: 25, blocked_ns: 101, idle_ns: 14 });
-        assert_eq!(times.until(Nanos(1_240)), TimeSpent { busy_ns: 25, blocked_ns: 101, idle_ns: 1_014 });
+        assert_eq!(
+            times.until(Nanos(240)),
+            TimeSpent { busy_ns: 25, blocked_ns: 101, idle_ns: 14, waiting_ns: 0 }
+        );
+        assert_eq!(
+            times.until(Nanos(1_240)),
+            TimeSpent { busy_ns: 25, blocked_ns: 101, idle_ns: 1_014, waiting_ns: 0 }
+        );
     }
 
     #[test]
-    fn the_three_add_up_to_the_time_since_deployment() {
+    fn they_add_up_to_the_time_since_deployment() {
         let times = TaskTimes::starting(Nanos(0));
         for turn in 0..1_000_u64 {
-            let found = [Activity::Busy, Activity::Blocked, Activity::Idle][turn as usize % 3];
+            let found =
+                [Activity::Busy, Activity::Blocked, Activity::Idle, Activity::Waiting][turn as usize % 4];
             times.record_poll(Nanos(turn * 10 + 3), Nanos(turn * 10 + 7), found);
         }
-        let TimeSpent { busy_ns, blocked_ns, idle_ns } = times.until(Nanos(20_000));
-        assert_eq!(busy_ns + blocked_ns + idle_ns, 20_000);
+        let TimeSpent { busy_ns, blocked_ns, idle_ns, waiting_ns } = times.until(Nanos(20_000));
+        assert_eq!(busy_ns + blocked_ns + idle_ns + waiting_ns, 20_000);
     }
 }

@@ -10,6 +10,7 @@
 //! loads and stores.
 
 use super::cold::Cold;
+use super::expiry::Expiry;
 use super::index::{Cursor, Index};
 use super::page::{PAGE_BYTES, PAGE_BYTES_MIN, RowShape};
 use super::page_table::{NONE, Pages};
@@ -78,6 +79,7 @@ pub(super) struct Log {
     /// Tombstones that are not gone.
     pub tombstones: u64,
     pub counters: Counters,
+    pub expiry: Option<Expiry>,
     /// What a table with a budget of memory needs; none where all pages stay.
     pub cold: Option<Box<Cold>>,
 }
@@ -96,6 +98,7 @@ impl Log {
             rows: 0,
             tombstones: 0,
             counters: Counters::default(),
+            expiry: None,
             cold: None,
         }
     }

@@ -201,7 +201,7 @@ impl Log {
         meta.fresh.clear();
         let (group, count, sequence) = (meta.group, meta.count, meta.sequence);
         let mut rows = Rows::new(self.pages.shape.key, self.pages.shape.value);
-        self.copy_rows(page, &mut rows, |_| true);
+        self.copy_rows(page, &mut rows, |_, _| true);
         let place = out.page(writing.state, self.range.start + group, &rows);
         let segment = self.segments.number_of(&place.segment);
         self.segments.add_block(segment, group, count, place.bytes);
@@ -220,7 +220,10 @@ impl Log {
         let meta = self.pages.meta(page);
         let gone = writing.gone.remove(&page);
         let gone = gone.as_ref().unwrap_or(&meta.gone);
-        let wanted = |slot| !gone.get(slot) && !meta.tombstones.get(slot);
+        let wanted = |slot, value: &[u8]| {
+            let live = !gone.get(slot) && !meta.tombstones.get(slot);
+            live && self.expiry.as_ref().is_none_or(|expiry| !expiry.is_due(value))
+        };
         self.copy_rows(page, &mut writing.waiting, wanted);
         let count = meta.count as usize;
         if writing.waiting.raw_bytes() >= BLOCK_BYTES_TARGET {
@@ -230,11 +233,14 @@ impl Log {
     }
 
     /// Appends the rows of a page, which is in memory, to `rows`, tombstones without a value.
-    fn copy_rows(&self, page: u32, rows: &mut Rows, wanted: impl Fn(u32) -> bool) {
+    fn copy_rows(&self, page: u32, rows: &mut Rows, wanted: impl Fn(u32, &[u8]) -> bool) {
         let bytes = self.pages.resident(page).expect("a page that is written is in memory");
         let meta = self.pages.meta(page);
-        for slot in (0..meta.count).filter(|slot| wanted(*slot)) {
+        for slot in 0..meta.count {
             let (key, value) = self.pages.shape.key_value(bytes, slot as usize);
+            if !wanted(slot, value) {
+                continue;
+            }
             rows.push_encoded(key, (!meta.tombstones.get(slot)).then_some(value));
         }
     }

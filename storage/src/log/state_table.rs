@@ -63,9 +63,9 @@ impl<K: Key, V: Data> StateTable for LogTable<K, V> {
         self.log.detach();
     }
 
-    fn maintain(&mut self, _rows: usize) -> Result<bool, StoreError> {
+    fn maintain(&mut self, rows: usize) -> Result<bool, StoreError> {
         self.log.tend_memory()?;
-        Ok(false)
+        Ok(self.log.remove_expired(Self::SHAPE, rows))
     }
 
     fn ready(&mut self) -> Result<bool, StoreError> {

@@ -33,7 +33,7 @@ pub struct LogTable<K: Key, V: Data> {
 }
 
 impl<K: Key, V: Data> LogTable<K, V> {
-    const SHAPE: RowShape = RowShape { key: K::FIXED_BYTES, value: V::FIXED_BYTES };
+    pub(super) const SHAPE: RowShape = RowShape { key: K::FIXED_BYTES, value: V::FIXED_BYTES };
 
     /// An empty table of state `name` for the keys of the groups in `range`.
     ///
@@ -244,7 +244,7 @@ fn bad_value(state: &str, error: &DecodeError) -> ! {
 }
 
 /// A value that takes all of `bytes`.
-fn whole<T: Data>(mut bytes: &[u8]) -> Result<T, DecodeError> {
+pub(super) fn whole<T: Data>(mut bytes: &[u8]) -> Result<T, DecodeError> {
     let value = T::decode(&mut bytes)?;
     if bytes.is_empty() {
         Ok(value)

@@ -127,6 +127,25 @@ impl<K: Key, V: Data> KeyedTable<K, V> {
         }
     }
 
+    /// Lets the table drop rows for which `expired` returns true of the time that [`KeyedTable::expire_until`] gave last:
+    /// they are left out of full snapshots, and removed by [`StateTable::maintain`], which looks for them anew
+    /// whenever that time has gone on by `step_ms`.
+    pub fn set_expiry(&mut self, expired: fn(&V, u64) -> bool, step_ms: u64) {
+        match self {
+            KeyedTable::HashMap(table) => table.set_expiry(expired, step_ms),
+            KeyedTable::Log(table) => table.set_expiry(expired, step_ms),
+        }
+    }
+
+    /// What was last accessed at `time_ms` or before has expired. Costs nothing.
+    #[inline]
+    pub fn expire_until(&mut self, time_ms: u64) {
+        match self {
+            KeyedTable::HashMap(table) => table.expire_until(time_ms),
+            KeyedTable::Log(table) => table.expire_until(time_ms),
+        }
+    }
+
     /// Calls `visit` for every entry, in no order. May wait for the disk.
     pub fn for_each(&mut self, visit: impl FnMut(&K, &V)) {
         match self {

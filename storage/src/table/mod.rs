@@ -10,11 +10,12 @@
 //!   that failed in between change nothing about that;
 //! - a tombstone stays in the table until a completed snapshot has it.
 //!
-//! Read `epochs` (what a stamp means), `bucket` (memory), `value_table` (entries), `scan` (snapshots), in this order.
+//! Read `epochs` (what a stamp means), `bucket` (memory), `value_table` (entries), `scan` (snapshots), `expiry` (rows that may go), in this order.
 
 pub(crate) mod arena;
 mod bucket;
 mod epochs;
+mod expiry;
 mod scan;
 mod state_table;
 mod keyed_table;

@@ -14,6 +14,7 @@ use super::epochs::{Epoch, LABEL, LABELS, Stamp, TOMBSTONE};
 use super::state_table::{GroupPlan, StateTable, TableStats, Written};
 use super::value_table::{LOG2_FIRST, ValueTable};
 use crate::codec::{Data, DecodeError, Key, Schema};
+use crate::error::StoreError;
 use crate::key_group::{KeyGroup, KeyGroups};
 use crate::manifest::KeyedStateMeta;
 use crate::segment::{BLOCK_BYTES_TARGET, BlockKind, Migration, Rows, SegmentBuilder};
@@ -149,8 +150,15 @@ impl<K: Key, V: Data> ValueTable<K, V> {
         unsafe {
             if scan.needs(stamp, scan.plan[group]) && bucket.header().scanned != scan.id {
                 let value = (stamp & TOMBSTONE == 0).then(|| bucket.value(i));
-                scan.waiting[group].rows.push(bucket.key(i), value);
-                scan.taken(group);
+                let expired = scan.plan[group] != GroupPlan::Delta
+                    && self
+                        .expiry
+                        .as_ref()
+                        .is_some_and(|expiry| value.is_some_and(|value| expiry.is_due(value)));
+                if !expired {
+                    scan.waiting[group].rows.push(bucket.key(i), value);
+                    scan.taken(group);
+                }
             }
         }
     }
@@ -176,6 +184,10 @@ impl<K: Key, V: Data> ValueTable<K, V> {
                 scan.picked[count] = i as u32;
                 count += usize::from(needed[usize::from(stamp)]);
                 bucket.set_stamp(i, restamped[usize::from(stamp)]);
+            }
+            if let (Some(expiry), true) = (&self.expiry, scan.plan[group] != GroupPlan::Delta) {
+                // A base has no tombstones: what is picked has a value.
+                count = expiry.keep(&mut scan.picked[..count], |i| bucket.value(i as usize));
             }
             scan.waiting[group].rows.extend(scan.picked[..count].iter().map(|&i| {
                 let i = i as usize;
@@ -356,7 +368,7 @@ impl<K: Key, V: Data> StateTable for ValueTable<K, V> {
         let mut keys = Vec::with_capacity(rows.len());
         for row in 0..rows.len() {
             let key: K = whole(rows.get(row).0)?;
-            let hash = key.key_hash();
+            let hash = key.group_hash(self.key_groups);
             if self.key_groups.group_of(hash) != group {
                 let found = self.key_groups.group_of(hash);
                 return Err(DecodeError(format!("a key of group {found} among the rows of group {group}")));
@@ -369,6 +381,10 @@ impl<K: Key, V: Data> StateTable for ValueTable<K, V> {
             self.restore(*hash, key, value);
         }
         Ok(())
+    }
+
+    fn maintain(&mut self, rows: usize) -> Result<bool, StoreError> {
+        Ok(self.remove_expired(rows))
     }
 
     fn stats(&self) -> TableStats {

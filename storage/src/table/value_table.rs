@@ -15,6 +15,7 @@
 use super::arena::Arena;
 use super::bucket::Bucket;
 use super::epochs::{CLEAN, Epochs, FRESH, LABEL, Stamp, TOMBSTONE};
+use super::expiry::Expiry;
 use super::scan::Scan;
 use crate::codec::{Data, Key};
 use crate::key_group::{KeyGroup, KeyGroups};
@@ -28,7 +29,7 @@ const DEPTH_MAX: u32 = 32;
 
 /// The entries of one keyed state in one task's range of key groups.
 ///
-/// All calls take the key's [`Data::key_hash`], so that a batch is hashed and prefetched first and changed afterwards.
+/// All calls take the key's [`Data::group_hash`], so that a batch is hashed and prefetched first and changed afterwards.
 ///
 /// # Panics
 /// Any call with a hash whose key group lies outside of the table's range.
@@ -52,6 +53,7 @@ pub struct ValueTable<K: Key, V: Data> {
     pub(super) scans: u64,
     pub(super) name: String,
     pub(super) range: Range<KeyGroup>,
+    pub(super) expiry: Option<Box<Expiry<V>>>,
     hashes: Vec<u64>,
     arena: Arena,
 }
@@ -89,6 +91,7 @@ impl<K: Key, V: Data> ValueTable<K, V> {
             scans: 0,
             name: name.into(),
             range,
+            expiry: None,
             hashes: Vec::new(),
             arena,
         }
@@ -192,7 +195,7 @@ impl<K: Key, V: Data> ValueTable<K, V> {
                 (i, stamp) if is_live(stamp) => {
                     if stamp == self.now | FRESH {
                         // No snapshot knows the key, so none needs a tombstone.
-                        let (_key, value) = bucket.take(i, K::key_hash);
+                        let (_key, value) = bucket.take(i, |key| key.group_hash(self.key_groups));
                         self.len -= 1;
                         return Some(value);
                     }
@@ -305,7 +308,7 @@ impl<K: Key, V: Data> ValueTable<K, V> {
                 // SAFETY: buckets in the directory are not freed, and before the first snapshot no slot is a tombstone.
                 if let (i, CLEAN..) = unsafe { bucket.find(hash, key) } {
                     // SAFETY: the slot is live.
-                    drop(unsafe { bucket.take(i, K::key_hash) });
+                    drop(unsafe { bucket.take(i, |key| key.group_hash(self.key_groups)) });
                     self.len -= 1;
                 }
             }
@@ -394,6 +397,9 @@ impl<K: Key, V: Data> ValueTable<K, V> {
         if let Some(scan) = &mut self.scan {
             scan.next *= 2;
         }
+        if let Some(expiry) = &mut self.expiry {
+            expiry.next *= 2;
+        }
         true
     }
 
@@ -406,7 +412,7 @@ impl<K: Key, V: Data> ValueTable<K, V> {
             // SAFETY: the bucket is in the directory; the key is read as the stamp says.
             unsafe {
                 if bucket.stamp(i) != 0 {
-                    hashes.push(bucket.key(i).key_hash());
+                    hashes.push(bucket.key(i).group_hash(self.key_groups));
                 }
             }
         }

@@ -3,6 +3,7 @@
 mod checkpoints;
 mod ends;
 mod sources;
+mod waiting;
 
 use super::{Body, Budget, Input, Inputs, OneInput, OperatorTask, PartFiles, Progress, Task, TaskParts};
 use crate::barrier::{ChannelKind, CheckpointMode, Gate};
@@ -19,6 +20,7 @@ use std::time::Duration;
 use thalweg_storage::io::{DiskHandle, Notify, SimDisk};
 use thalweg_storage::key_group::KeyGroups;
 use thalweg_storage::snapshot::KeyedSnapshots;
+use thalweg_storage::table::Backend;
 use thalweg_storage::{AttemptId, CheckpointId};
 
 struct Nobody;
@@ -89,6 +91,8 @@ impl World {
             attempt: AttemptId(1),
             restored_from: None,
             key_groups: KeyGroups::new(16),
+            backend: Backend::HashMap,
+            clock: Arc::clone(&self.clock) as _,
             restore: HashMap::new(),
             disk: self.disk.clone(),
             waker: Arc::new(Nobody),
@@ -105,6 +109,7 @@ impl World {
             body,
             gate,
             keyed: KeyedSnapshots::new(0..16, true, 1),
+            restore: None,
             files: PartFiles {
                 disk: self.disk.clone(),
                 job_dir: Some("/job".into()),

@@ -278,6 +278,6 @@ fn time_is_attributed_to_what_each_task_reported() {
     }
     clock.advance_to(Nanos(1_000));
     let spent: Vec<_> = workers.tasks().iter().map(|task| task.times.until(Nanos(1_000))).collect();
-    assert_eq!(spent[0], TimeSpent { busy_ns: 1_000, blocked_ns: 0, idle_ns: 0 });
-    assert_eq!(spent[1], TimeSpent { busy_ns: 0, blocked_ns: 930, idle_ns: 70 });
+    assert_eq!(spent[0], TimeSpent { busy_ns: 1_000, blocked_ns: 0, idle_ns: 0, waiting_ns: 0 });
+    assert_eq!(spent[1], TimeSpent { busy_ns: 0, blocked_ns: 930, idle_ns: 70, waiting_ns: 0 });
 }
