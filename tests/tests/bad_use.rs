@@ -286,7 +286,7 @@ fn a_job_that_no_longer_fits_its_checkpoint_is_refused() {
     let (_ingress, _, flow) = keyed(Plan { key, value, uid, state, parallelism });
     assert_says(
         refuse(small_engine(), flow),
-        &["keyed", "\"last\"", "value of type u64", "wants String", "new uid"],
+        &["keyed", "\"last\"", "values of type u64", "wants String", "new uid"],
     );
 
     let key = |n: &u64| format!("{n}");
@@ -294,7 +294,7 @@ fn a_job_that_no_longer_fits_its_checkpoint_is_refused() {
     let (_ingress, _, flow) = keyed(Plan { key, value, uid, state, parallelism });
     assert_says(
         refuse(small_engine(), flow),
-        &["keyed", "\"last\"", "key of type u64", "wants String", "new uid"],
+        &["keyed", "\"last\"", "keys of type u64", "wants String", "new uid"],
     );
 
     // None of this has harmed the checkpoint.

@@ -128,7 +128,7 @@ impl Victim {
         files
     }
 
-    /// Reads everything that `file`, which the manifest names, holds, as a restore does.
+    /// Reads everything that `file`, which the manifest names, holds: all of it, then what a restore needs.
     fn restore(&self, file: &str) -> Result<(), StoreError> {
         let job_dir = self.job_dir();
         verify_channel_files(&job_dir, &self.manifest)?;
@@ -140,6 +140,7 @@ impl Victim {
         let groups = KeyGroups::new(self.manifest.max_parallelism);
         for operator in &self.manifest.operators {
             for subtask in operator.subtasks.iter().filter(|s| s.segments.iter().any(|s| s.path == file)) {
+                thalweg_storage::snapshot::verify(&self.disk, &job_dir, &subtask.segments)?;
                 let range = groups.range_of(subtask.index, operator.parallelism);
                 let mut table = KeyedTable::<u64, u64>::new(&Backend::HashMap, "sum", groups, range.clone());
                 let mut snapshots = KeyedSnapshots::new(range, true, 1);

@@ -13,8 +13,8 @@ use thalweg::{CheckpointMode, Dataflow, Engine, RestartStrategy};
 use thalweg_storage::io::{CrashProfile, SimDisk};
 use thalweg_tests::clicks::Random;
 
-const SEEDS: u64 = 12;
-const RECORDS: u64 = 60_000;
+const SEEDS: u64 = 6;
+const RECORDS: u64 = 40_000;
 const KEYS: u64 = 12_000;
 const CRASHES: u64 = 3;
 const STEPS_MAX: u64 = 3_000_000;

@@ -187,12 +187,38 @@ fn join_planes(planes: &[u8], width: usize) -> Vec<u8> {
     }
     let rows = planes.len() / width;
     let mut bytes = vec![0; planes.len()];
+    if width == 8 {
+        join_words(planes, &mut bytes);
+        return bytes;
+    }
     for (p, plane) in planes.chunks_exact(rows.max(1)).enumerate() {
         for (byte, entry) in plane.iter().zip(bytes.chunks_exact_mut(width)) {
             entry[p] = *byte;
         }
     }
     bytes
+}
+
+/// [`join_planes`] of words, as [`split_words`] does it: a matrix transposed twice is itself.
+fn join_words(planes: &[u8], bytes: &mut [u8]) {
+    let rows = bytes.len() / 8;
+    let (squares, rest) = bytes.as_chunks_mut::<64>();
+    for (s, square) in squares.iter_mut().enumerate() {
+        let row = |p: usize| {
+            planes[p * rows + 8 * s..].first_chunk::<8>().map_or(0, |row| u64::from_le_bytes(*row))
+        };
+        for (word, joined) in
+            square.as_chunks_mut::<8>().0.iter_mut().zip(transpose(std::array::from_fn(row)))
+        {
+            *word = joined.to_le_bytes();
+        }
+    }
+    let first = 8 * squares.len();
+    for (row, entry) in rest.chunks_exact_mut(8).enumerate() {
+        for (p, byte) in entry.iter_mut().enumerate() {
+            *byte = planes[p * rows + first + row];
+        }
+    }
 }
 
 /// Rows of one state and one key group: encoded keys, each with an encoded value or a tombstone.

@@ -3,6 +3,8 @@
 mod job;
 mod files;
 mod rescale;
+mod evolution;
+mod faults;
 
 use super::*;
 use crate::codec::Data;

@@ -22,7 +22,7 @@ fn large(kind: Make) -> Job {
 
 #[test]
 fn a_large_snapshot_is_several_files_that_restore_together() {
-    for kind in [hash_table as Make, logged] {
+    for kind in [hash_table as Make, log_table, logged] {
         let mut job = large(kind);
         let subtask = &mut job.subtasks[0];
         subtask.begin(1, false);
@@ -75,7 +75,7 @@ fn rows_of_one_key_in_several_files_of_a_checkpoint_apply_in_the_order_of_the_fi
 
 #[test]
 fn an_aborted_checkpoint_leaves_its_files_to_the_caller_and_is_named_by_no_later_one() {
-    for kind in [hash_table as Make, logged, compacting] {
+    for kind in [hash_table as Make, log_table, logged, compacting] {
         let mut job = large(kind);
         let first = job.checkpoint(false);
         job.set(0, 1, 100);
@@ -100,7 +100,7 @@ fn an_aborted_checkpoint_leaves_its_files_to_the_caller_and_is_named_by_no_later
 
 #[test]
 fn a_snapshot_aborted_half_way_through_its_files_leaves_nothing_behind_in_the_next() {
-    for kind in [hash_table as Make, logged] {
+    for kind in [hash_table as Make, log_table, logged] {
         let mut job = large(kind);
         let subtask = &mut job.subtasks[0];
         subtask.begin(1, false);
@@ -126,7 +126,7 @@ fn a_snapshot_aborted_half_way_through_its_files_leaves_nothing_behind_in_the_ne
 
 #[test]
 fn overlapping_checkpoints_stand_on_their_own_and_either_may_end_first() {
-    for kind in [hash_table as Make, logged, compacting] {
+    for kind in [hash_table as Make, log_table, logged, compacting] {
         for later_first in [false, true] {
             for earlier_aborted in [false, true] {
                 let mut job = Job::new([kind; 2], 128, 1);
@@ -180,7 +180,7 @@ fn overlapping_checkpoints_stand_on_their_own_and_either_may_end_first() {
 
 #[test]
 fn a_file_that_a_checkpoint_no_longer_names_is_named_by_no_later_one() {
-    for kind in [hash_table as Make, logged, compacting] {
+    for kind in [hash_table as Make, log_table, logged, compacting] {
         let mut job = Job::new([kind; 2], 16, 1);
         let (mut seen, mut gone) = (std::collections::BTreeSet::new(), std::collections::BTreeSet::new());
         for round in 0..200u64 {

@@ -3,16 +3,18 @@
 use super::*;
 use crate::codec::DecodeError;
 use crate::codec::Schema;
+use crate::log::LogOptions;
 use crate::segment::{BlockPlace, Migration, Rows};
-use crate::table::Written;
+use crate::table::{Backend, KeyedTable, Written};
 use std::collections::HashSet;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 /// A table of numbers, of any kind.
-pub(super) trait Numbers: StateTable {
+pub(super) trait Numbers {
     fn set(&mut self, key: u64, value: u64);
     fn remove(&mut self, key: u64);
     fn content(&mut self) -> BTreeMap<u64, u64>;
+    fn untyped(&mut self) -> &mut dyn StateTable;
 }
 
 /// Makes a table.
@@ -36,6 +38,34 @@ impl Numbers for ValueTable<u64, u64> {
         self.for_each(|key, value| _ = content.insert(*key, *value));
         content
     }
+
+    fn untyped(&mut self) -> &mut dyn StateTable {
+        self
+    }
+}
+
+impl Numbers for KeyedTable<u64, u64> {
+    fn set(&mut self, key: u64, value: u64) {
+        self.insert(key.key_hash(), &key, value);
+    }
+
+    fn remove(&mut self, key: u64) {
+        KeyedTable::remove(self, key.key_hash(), &key);
+    }
+
+    fn content(&mut self) -> BTreeMap<u64, u64> {
+        let mut content = BTreeMap::new();
+        self.for_each(|key, value| assert!(content.insert(*key, *value).is_none(), "each key once"));
+        content
+    }
+
+    fn untyped(&mut self) -> &mut dyn StateTable {
+        KeyedTable::untyped(self)
+    }
+}
+
+pub(super) fn log_table(name: &str, all: KeyGroups, groups: Range<KeyGroup>) -> Box<dyn Numbers> {
+    Box::new(KeyedTable::<u64, u64>::new(&Backend::Log(LogOptions::default()), name, all, groups))
 }
 
 /// The simplest of log-structured tables: it knows for each key which segment has its latest word, and forgets a
@@ -55,11 +85,14 @@ pub(super) struct Logged {
     compacts: bool,
 }
 
+/// Rows of a key group; a tombstone has no value.
+type OfGroup = (KeyGroup, Vec<(u64, Option<u64>)>);
+
 struct Snapshot {
     epoch: u64,
     state: u16,
     base: bool,
-    rows: Vec<(KeyGroup, Vec<(u64, Option<u64>)>)>,
+    rows: Vec<OfGroup>,
     next: usize,
     paths: Vec<Arc<str>>,
 }
@@ -123,6 +156,10 @@ impl Numbers for Logged {
     fn content(&mut self) -> BTreeMap<u64, u64> {
         self.rows.iter().filter_map(|(key, (value, _))| Some((*key, (*value)?))).collect()
     }
+
+    fn untyped(&mut self) -> &mut dyn StateTable {
+        self
+    }
 }
 
 impl StateTable for Logged {
@@ -150,8 +187,7 @@ impl StateTable for Logged {
         }
         self.tidy();
         self.epoch += 1;
-        let mut rows: Vec<(KeyGroup, Vec<(u64, Option<u64>)>)> =
-            self.groups.clone().map(|group| (group, Vec::new())).collect();
+        let mut rows: Vec<OfGroup> = self.groups.clone().map(|group| (group, Vec::new())).collect();
         for (key, (value, place)) in &self.rows {
             if if base { value.is_some() } else { place.is_none() } {
                 let group = self.all.group_of(key.key_hash());
@@ -257,7 +293,7 @@ impl Tables for All<'_> {
     }
 
     fn table(&mut self, index: usize) -> &mut dyn StateTable {
-        &mut *self.0[index]
+        self.0[index].untyped()
     }
 }
 
@@ -319,8 +355,8 @@ impl Subtask {
         self.snapshots.detach(&mut All(&mut self.tables));
     }
 
-    pub(super) fn metas(&self) -> Vec<KeyedStateMeta> {
-        self.tables.iter().map(|table| table.meta()).collect()
+    pub(super) fn metas(&mut self) -> Vec<KeyedStateMeta> {
+        self.tables.iter_mut().map(|table| table.untyped().meta()).collect()
     }
 
     pub(super) fn restore(&mut self, disk: &DiskHandle, segments: &[SegmentRef]) -> Result<(), StoreError> {

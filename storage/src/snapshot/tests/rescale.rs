@@ -4,10 +4,11 @@ use super::job::*;
 use super::*;
 
 const HASH: [Make; 2] = [hash_table; 2];
-const LOG: [Make; 2] = [logged; 2];
+const LOG: [Make; 2] = [log_table; 2];
+const NAIVE: [Make; 2] = [logged; 2];
 const COMPACTING: [Make; 2] = [compacting; 2];
-const MIXED: [Make; 2] = [hash_table, compacting];
-const KINDS: [[Make; 2]; 4] = [HASH, LOG, COMPACTING, MIXED];
+const MIXED: [Make; 2] = [hash_table, log_table];
+const KINDS: [[Make; 2]; 5] = [HASH, LOG, NAIVE, COMPACTING, MIXED];
 
 /// The numbers of subtasks before and after.
 const RESCALES: [(u32, u32); 5] = [(4, 2), (2, 4), (2, 2), (15, 77), (77, 15)];
@@ -122,7 +123,7 @@ fn a_detached_job_names_no_file_that_it_was_restored_from() {
 
 #[test]
 fn what_one_state_or_subtask_no_longer_names_is_not_read_although_another_names_the_file() {
-    for kinds in [LOG, COMPACTING, MIXED] {
+    for kinds in [LOG, NAIVE, COMPACTING, MIXED] {
         let mut job = Job::new(kinds, 128, 1);
         for key in 0..300 {
             job.set(0, key, 1);
