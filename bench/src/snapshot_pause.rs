@@ -28,6 +28,9 @@ const ROW_BYTES: u64 = (size_of::<u64>() + size_of::<Payload>()) as u64;
 /// Of each window the largest gap is noted.
 const WINDOW: Duration = Duration::from_millis(100);
 
+/// A run with checkpoints is measured until this many have completed, however long that takes.
+const CHECKPOINTS_MIN: u64 = 2;
+
 /// Options of the scenario.
 #[derive(clap::Args)]
 pub struct Options {
@@ -187,7 +190,10 @@ fn gaps(options: &Options, backend: Backend, state_bytes: u64, checkpoints: bool
     }
     let before = (completed(), sink.shared.records.load(Ordering::Relaxed), Instant::now());
     sink.shared.measuring.store(true, Ordering::Relaxed);
-    wait(&|| before.2.elapsed().as_secs_f64() >= options.seconds)?;
+    wait(&|| {
+        let over = before.2.elapsed().as_secs_f64() >= options.seconds;
+        over && (!checkpoints || completed() >= before.0 + CHECKPOINTS_MIN)
+    })?;
     sink.shared.measuring.store(false, Ordering::Relaxed);
     let (seconds, after) = (before.2.elapsed().as_secs_f64(), job.metrics().checkpoints);
     let records = sink.shared.records.load(Ordering::Relaxed) - before.1;

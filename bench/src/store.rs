@@ -202,7 +202,8 @@ impl UpdateFigures {
     }
 }
 
-/// Updates batches of keys for `measure`, checkpoints included where `schedule` has them, and calls `look` once in a while.
+/// Updates batches of keys for `measure`, checkpoints included where `schedule` has them, and then until one at least has completed.
+/// Calls `look` once in a while.
 ///
 /// # Errors
 /// The disk failed.
@@ -215,7 +216,7 @@ pub fn run_updates<V: Value>(
 ) -> Result<UpdateFigures> {
     let mut chunk = vec![0; BATCH_RECORDS * CHUNK_BATCHES];
     let (mut elapsed, mut cpu, mut records) = (Duration::ZERO, Duration::ZERO, 0);
-    while elapsed < measure {
+    while elapsed < measure || schedule.as_ref().is_some_and(|schedule| schedule.completed == 0) {
         keys.fill(&mut chunk);
         let (start, cpu_start) = (Instant::now(), thread_cpu_time());
         for batch in chunk.chunks(BATCH_RECORDS) {
