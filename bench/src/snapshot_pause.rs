@@ -4,13 +4,15 @@
 //! The sink looks at the clock at each record, and notes the largest gap of each window of 100 ms: at an interval of a second, one window
 //! in ten has a barrier, several have the writing. Runs with and without checkpoints take turns.
 
+use crate::peers::{self, Peer};
 use crate::report::{CheckpointFolder, Report, summarise};
-use crate::store::{Backend, Payload, Value};
-use crate::workload::key_of;
+use crate::spec::{PeerKind, PeerLoaded, PeerSpec, PeerTask};
+use crate::store::{self, BATCH_RECORDS, Backend, Payload, Value};
+use crate::workload::{Access, key_of};
 use crate::{Result, engine_state, parse_duration, positive_seconds};
 use hdrhistogram::Histogram;
 use serde::Serialize;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -53,6 +55,9 @@ pub struct Options {
     /// Pairs of runs
     #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..))]
     runs: u32,
+    /// Runs RocksDB and fjall beside it: by themselves, not in a job
+    #[arg(long)]
+    peers: bool,
     /// File that the rows are appended to, instead of target/bench/snapshot-pause.jsonl
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
@@ -100,7 +105,22 @@ struct Row {
     max_spread: f64,
     /// Records per second with checkpoints, as a part of those without.
     throughput_ratio: f64,
+    peers: Vec<OtherRow>,
     samples: Vec<Sample>,
+}
+
+/// Another store's columns: the thread that updates it also takes the checkpoints, as a task of Flink does with the synchronous part.
+#[derive(Debug, Serialize)]
+struct OtherRow {
+    name: String,
+    settings: String,
+    memory_bytes: u64,
+    /// Longest time from the end of one batch of 1,024 records to that of the next: with checkpoints minus without.
+    max_us: f64,
+    /// The same as a multiple of ours.
+    ratio: f64,
+    /// Pairs of runs: longest times in microseconds without checkpoints and with.
+    samples: Vec<(f64, f64)>,
 }
 
 /// Runs the scenario for each backend and size, and reports a row for each.
@@ -108,6 +128,7 @@ struct Row {
 /// # Errors
 /// A run failed, or a row could not be written.
 pub fn run(options: &Options) -> Result<()> {
+    let program = options.peers.then(peers::build).transpose()?;
     let mut report = Report::open(SCENARIO, options.json.as_deref())?;
     for &backend in &options.backends {
         for &state_bytes in &options.state_bytes {
@@ -117,10 +138,57 @@ pub fn run(options: &Options) -> Result<()> {
                     Ok(Sample { without, with: gaps(options, backend, state_bytes, true)? })
                 })
                 .collect::<Result<Vec<_>>>()?;
-            report.row(&row(options, backend, state_bytes, samples))?;
+            let mut row = row(options, backend, state_bytes, samples);
+            if let Some(program) = &program {
+                for kind in peers::KINDS {
+                    row.peers.push(other(options, program, kind, state_bytes, row.max_us)?);
+                }
+            }
+            report.row(&row)?;
         }
     }
     Ok(())
+}
+
+/// Runs another store with as many keys, and with memory for all of them.
+fn other(
+    options: &Options,
+    program: &Path,
+    kind: PeerKind,
+    state_bytes: u64,
+    our_max_us: f64,
+) -> Result<OtherRow> {
+    let folder = store::folder(SCENARIO)?;
+    let memory_bytes = state_bytes * 2;
+    let spec = PeerSpec {
+        kind,
+        dir: folder.0.join("db"),
+        keys: state_bytes / ROW_BYTES,
+        value_bytes: size_of::<Payload>(),
+        memory_bytes,
+        direct_io: false,
+        core: None,
+        open_existing: false,
+    };
+    let mut peer = Peer::start(program, &spec, None)?;
+    let mut gap = |run: u32, checkpoint_every_s: Option<f64>| {
+        let figures = peer.run(&PeerTask::Update {
+            access: Access::Uniform,
+            seed: store::seed_of(run),
+            batch: BATCH_RECORDS,
+            seconds: options.seconds,
+            records_max: u64::MAX,
+            checkpoint_every_s,
+        });
+        figures.map(|figures| figures.gap_us_max)
+    };
+    let samples = (0..options.runs)
+        .map(|run| Ok((gap(run, None)?, gap(run, Some(options.interval.as_secs_f64()))?)))
+        .collect::<Result<Vec<(f64, f64)>>>()?;
+    let differences: Vec<f64> = samples.iter().map(|(without, with)| with - without).collect();
+    let max_us = summarise(&differences).expect("there is at least one run").median;
+    let PeerLoaded { name, settings, .. } = peer.loaded.clone();
+    Ok(OtherRow { name, settings, memory_bytes, max_us, ratio: max_us / our_max_us, samples })
 }
 
 fn row(options: &Options, backend: Backend, state_bytes: u64, samples: Vec<Sample>) -> Row {
@@ -143,6 +211,7 @@ fn row(options: &Options, backend: Backend, state_bytes: u64, samples: Vec<Sampl
         max_us: difference(|gaps| gaps.max),
         max_spread: of(&|s| s.with.max).spread,
         throughput_ratio: of(&|s| s.with.records_per_s / s.without.records_per_s).median,
+        peers: Vec::new(),
         samples,
     }
 }

@@ -157,7 +157,6 @@ on_both_backends! {
     deletes_survive_a_restore
     a_checkpoint_that_expired_after_writing_its_state_loses_nothing_from_the_next
     a_checkpoint_whose_state_could_not_be_written_loses_nothing_from_the_next
-    many_checkpoints_keep_few_files_and_as_many_checkpoints_as_are_retained
 }
 
 fn a_checkpoint_after_a_change_of_one_percent_writes_in_proportion_and_restores_exactly(
@@ -260,8 +259,10 @@ fn a_checkpoint_whose_state_could_not_be_written_loses_nothing_from_the_next(bac
     Store::start(builder(&dir, backend)).assert_holds(&mirror);
 }
 
-fn many_checkpoints_keep_few_files_and_as_many_checkpoints_as_are_retained(backend: StateBackend) {
+#[test]
+fn many_checkpoints_keep_few_files_and_as_many_checkpoints_as_are_retained() {
     const CHECKPOINTS: u64 = 150;
+    let backend = StateBackend::HashMap;
     let dir = TempDir::new().unwrap();
     let mut mirror = BTreeMap::new();
     let mut store = Store::start(builder(&dir, backend).retained_checkpoints(3));

@@ -336,6 +336,13 @@ impl Rows {
         (self.keys.get(row), (!deleted).then(|| self.values.get(row)))
     }
 
+    /// The encoded keys and the encoded values, each back to back, where both have a fixed length; values of tombstones mean
+    /// nothing.
+    pub(crate) fn plain(&self) -> Option<(&[u8], &[u8])> {
+        (self.keys.width.is_some() && self.values.width.is_some())
+            .then_some((&self.keys.bytes, &self.values.bytes))
+    }
+
     /// Removes all rows and keeps a modest amount of memory for the next.
     pub(crate) fn clear(&mut self) {
         if self.keys.bytes.capacity() + self.values.bytes.capacity() > 256 << 10 {
