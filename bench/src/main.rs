@@ -1,12 +1,27 @@
-//! `thalweg-bench <scenario>`: the engine's speed, measured as a ratio to a loop written by hand for the same job.
+//! `thalweg-bench <scenario>`: the engine and its state store, measured as ratios: to a loop written by hand for the same job, to what the disk
+//! can do, to a run without checkpoints, and with `--peers` to RocksDB and fjall.
 //!
-//! Each scenario is one file that owns its options, its engine side and its rows. Absolute figures drift from machine to machine and
-//! from hour to hour; so every run of the engine has a run of the hand-written loop beside it, and the ratio of the two is what counts.
+//! Each scenario is one file that owns its options, our side and its rows. Absolute figures drift from machine to machine and
+//! from hour to hour; so every run has a run of the other side beside it, and the ratio of the two is what counts.
 
-mod handwritten;
-mod keyed_count;
 mod report;
 mod workload;
+mod handwritten;
+mod engine_state;
+mod keyed_count;
+mod snapshot_pause;
+mod store;
+mod store_rmw;
+mod counting_disk;
+mod incremental;
+mod child;
+mod memory;
+mod random_reads;
+mod spill;
+mod recovery;
+mod spec;
+mod cgroup;
+mod peers;
 
 use clap::{Parser, Subcommand};
 use std::process::ExitCode;
@@ -15,7 +30,7 @@ use std::time::Duration;
 /// What a benchmark may fail with: it prints the message and ends.
 type Result<T> = std::result::Result<T, Box<dyn std::error::Error + Send + Sync>>;
 
-/// Benchmarks of the Thalweg stream engine. Rows go to standard output and to target/bench, as JSON lines.
+/// Benchmarks of the Thalweg stream engine and its state store. Rows go to standard output and to target/bench, as JSON lines.
 #[derive(Parser)]
 #[command(name = "thalweg-bench")]
 struct Arguments {
@@ -27,11 +42,38 @@ struct Arguments {
 enum Scenario {
     /// Counts numbers by key over an all-to-all exchange.
     KeyedCount(keyed_count::Options),
+    /// Largest gaps between records at a saturated sink, with checkpoints and without.
+    SnapshotPause(snapshot_pause::Options),
+    /// Read-modify-write on the state store by itself, on one core.
+    StoreRmw(store_rmw::Options),
+    /// Bytes that incremental checkpoints write when few keys change.
+    Incremental(incremental::Options),
+    /// Bytes of memory per key.
+    Memory(memory::Options),
+    /// State that exceeds the memory budget several times.
+    Spill(spill::Options),
+    /// From the start of a process to the first output of a restored job.
+    Recovery(recovery::Options),
+    #[command(hide = true)]
+    MemoryPart(memory::PartOptions),
+    #[command(hide = true)]
+    SpillPart(spill::PartOptions),
+    #[command(hide = true)]
+    RecoveryPart(recovery::PartOptions),
 }
 
 fn main() -> ExitCode {
     let outcome = match Arguments::parse().scenario {
         Scenario::KeyedCount(options) => keyed_count::run(&options),
+        Scenario::SnapshotPause(options) => snapshot_pause::run(&options),
+        Scenario::StoreRmw(options) => store_rmw::run(&options),
+        Scenario::Incremental(options) => incremental::run(&options),
+        Scenario::Memory(options) => memory::run(&options),
+        Scenario::Spill(options) => spill::run(&options),
+        Scenario::Recovery(options) => recovery::run(&options),
+        Scenario::MemoryPart(options) => memory::run_part(&options),
+        Scenario::SpillPart(options) => spill::run_part(&options),
+        Scenario::RecoveryPart(options) => recovery::run_part(&options),
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
@@ -39,6 +81,14 @@ fn main() -> ExitCode {
             eprintln!("thalweg-bench: {error}");
             ExitCode::FAILURE
         }
+    }
+}
+
+/// Reads a positive number, of seconds for the most part.
+fn positive_seconds(text: &str) -> std::result::Result<f64, String> {
+    match text.parse::<f64>() {
+        Ok(seconds) if seconds > 0.0 && seconds <= 86_400.0 => Ok(seconds),
+        _ => Err(format!("`{text}` is no number of seconds between 0 and a day")),
     }
 }
 

@@ -1,13 +1,13 @@
 //! What every benchmark reports: the machine, medians with their spread, rows as JSON lines.
 //!
-//! A row goes to standard output and to the end of `target/bench/<scenario>.jsonl`; each run of the program first writes a row that
+//! A row goes to standard output and to the end of `target/bench/<scenario>.jsonl` or another file; each run of the program first writes a row that
 //! describes the machine, which holds for the rows below it.
 
 use crate::Result;
 use serde::Serialize;
 use std::fs::File;
 use std::io::Write;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -82,15 +82,17 @@ pub struct Report {
 }
 
 impl Report {
-    /// Opens the scenario's file, after the rows that are there already, and writes the machine's row.
+    /// Opens the scenario's file, or `json` instead, behind the rows that are there already, and writes the machine's row.
     ///
     /// # Errors
     /// The file could not be opened or written.
-    pub fn open(scenario: &str) -> Result<Report> {
-        let folder = target_folder().join("bench");
-        let path = folder.join(format!("{scenario}.jsonl"));
+    pub fn open(scenario: &str, json: Option<&Path>) -> Result<Report> {
+        let path = match json {
+            Some(path) => path.to_owned(),
+            None => target_folder().join("bench").join(format!("{scenario}.jsonl")),
+        };
         let open = || {
-            std::fs::create_dir_all(&folder)?;
+            path.parent().map_or(Ok(()), std::fs::create_dir_all)?;
             File::options().create(true).append(true).open(&path)
         };
         let file = open().map_err(|error| format!("cannot open {}: {error}", path.display()))?;
@@ -135,6 +137,47 @@ pub struct Speed {
 pub fn cpu_time() -> Duration {
     let time = rustix::time::clock_gettime(rustix::time::ClockId::ProcessCPUTime);
     Duration::new(time.tv_sec as u64, time.tv_nsec as u32)
+}
+
+/// Processor time that this thread has used.
+pub fn thread_cpu_time() -> Duration {
+    let time = rustix::time::clock_gettime(rustix::time::ClockId::ThreadCPUTime);
+    Duration::new(time.tv_sec as u64, time.tv_nsec as u32)
+}
+
+/// Keeps this thread, and those that it starts from now on, on one core.
+///
+/// # Errors
+/// The process may not use the core.
+pub fn pin_thread(core: usize) -> Result<()> {
+    let mut set = rustix::thread::CpuSet::new();
+    set.set(core);
+    rustix::thread::sched_setaffinity(None, &set)
+        .map_err(|error| format!("cannot stay on core {core}: {error}").into())
+}
+
+/// Resident memory of this process: now, and the highest since [`reset_resident_max`].
+///
+/// # Errors
+/// `/proc/self/status` is missing or has no such lines.
+pub fn resident_bytes() -> Result<(u64, u64)> {
+    let status = std::fs::read_to_string("/proc/self/status")?;
+    let field = |name| status_bytes(&status, name).ok_or_else(|| format!("no {name} in /proc/self/status"));
+    Ok((field("VmRSS")?, field("VmHWM")?))
+}
+
+/// The bytes of a line such as `VmRSS:   12 kB`.
+fn status_bytes(status: &str, name: &str) -> Option<u64> {
+    let line = status.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'))?;
+    Some(line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok()? << 10)
+}
+
+/// Makes the highest resident memory of this process start again at the present one, as `proc(5)` describes.
+///
+/// # Errors
+/// The kernel refused.
+pub fn reset_resident_max() -> Result<()> {
+    Ok(std::fs::write("/proc/self/clear_refs", "5")?)
 }
 
 /// A folder for the checkpoints of one run, removed when dropped.
@@ -189,6 +232,14 @@ mod tests {
         let text = "processor\t: 0\nmodel\t\t: 85\nmodel name\t: Some CPU @ 2.00GHz\nprocessor\t: 1\n";
         assert_eq!(cpu_model(text).as_deref(), Some("Some CPU @ 2.00GHz"));
         assert_eq!(cpu_model("processor\t: 0\n"), None);
+    }
+
+    #[test]
+    fn resident_memory_is_read_from_the_kernels_lines() {
+        assert_eq!(status_bytes("VmHWM:\t   20 kB\nVmRSS:\t   12 kB\n", "VmRSS"), Some(12 << 10));
+        assert_eq!(status_bytes("VmHWM:\t   20 kB\n", "VmRSS"), None);
+        let (now, max) = resident_bytes().expect("a figure");
+        assert!(now > 0 && max > 0, "{now} {max}");
     }
 
     #[test]

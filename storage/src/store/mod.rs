@@ -238,7 +238,9 @@ impl<T: Tables> Store<T> {
         let Some(writing) = &mut self.writing else { return Ok(Progress::Idle) };
         self.seen = self.wake.seen();
         let before = writing.bytes();
-        let written = writing.advance(&self.disk, &mut self.snapshots, &mut self.tables, rows);
+        let written = writing
+            .advance(&self.disk, &mut self.snapshots, &mut self.tables, rows)
+            .and_then(|written| look_after(&mut self.tables, written));
         self.stats.segment_bytes += writing.bytes() - before;
         let completed = match written {
             Ok(Written::More) => return Ok(Progress::More),
@@ -357,7 +359,8 @@ impl<T: Tables> Store<T> {
     fn write(&mut self, writing: &mut Writing) -> Result<(), StoreError> {
         loop {
             let seen = self.wake.seen();
-            match writing.advance(&self.disk, &mut self.snapshots, &mut self.tables, SLICE_ROWS)? {
+            let written = writing.advance(&self.disk, &mut self.snapshots, &mut self.tables, SLICE_ROWS)?;
+            match look_after(&mut self.tables, written)? {
                 Written::More => {}
                 Written::Waits => self.wake.wait_beyond(seen),
                 Written::Durable => return Ok(()),
@@ -404,6 +407,16 @@ impl<T: Tables> Store<T> {
             |(index, meta): (usize, &KeyedStateMeta)| (meta.name.clone(), self.tables.table(index).stats());
         self.metas.iter().enumerate().map(stats).collect()
     }
+}
+
+/// Where a snapshot waits, it may be for a read of a table that has failed: only the table's upkeep tells of that.
+fn look_after(tables: &mut dyn Tables, written: Written) -> Result<Written, StoreError> {
+    if written == Written::Waits {
+        for index in 0..tables.count() {
+            tables.table(index).maintain(0)?;
+        }
+    }
+    Ok(written)
 }
 
 fn metas_of(tables: &mut dyn Tables) -> Vec<KeyedStateMeta> {

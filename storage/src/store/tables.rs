@@ -147,6 +147,7 @@ impl<K: Key, V: Data> Table<K, V> {
                 used += count;
             }
             start += batch.len();
+            self.table.untyped().maintain(batch.len())?;
         }
         Ok(())
     }

@@ -16,6 +16,8 @@ pub const JOB_DIR: &str = "/data/store";
 #[derive(Clone, Copy, Debug)]
 pub struct Flavor {
     pub backend: BackendChoice,
+    /// Most bytes of pages in memory per table, where the backend has such a limit.
+    pub memory_bytes: Option<usize>,
     pub retained: usize,
 }
 
@@ -41,7 +43,7 @@ pub fn new_disk() -> Arc<SimDisk> {
 }
 
 pub fn open(disk: Arc<dyn Disk>, flavor: Flavor) -> Result<Store<State>, StoreError> {
-    let options = StoreOptions::new("/data")
+    let mut options = StoreOptions::new("/data")
         .disk(DiskHandle::new(disk))
         .without_lock()
         .clock(|| 0)
@@ -49,6 +51,9 @@ pub fn open(disk: Arc<dyn Disk>, flavor: Flavor) -> Result<Store<State>, StoreEr
         .segment_bytes(2_000)
         .backend(flavor.backend)
         .retained(flavor.retained);
+    if let Some(bytes) = flavor.memory_bytes {
+        options = options.memory_bytes(bytes);
+    }
     Store::open(options, |tables| State { counts: tables.value("counts"), names: tables.value("names") })
 }
 
