@@ -56,6 +56,13 @@ impl<K: Key, V: Data> LogTable<K, V> {
         LogTable { log, name, key_bytes: Vec::new(), value_bytes: Vec::new(), marker: PhantomData }
     }
 
+    /// Lets compaction remove entries whose value `expired` accepts. When that happens is not said: it may be never, so what must not
+    /// be seen any more is filtered by whoever reads.
+    pub fn set_expired(&mut self, expired: impl Fn(&V) -> bool + Send + 'static) {
+        let expired = move |bytes: &[u8]| whole::<V>(bytes).is_ok_and(|value| expired(&value));
+        self.log.expired = Some(Box::new(expired));
+    }
+
     /// Number of entries.
     pub fn len(&self) -> usize {
         self.log.index.len()
@@ -219,7 +226,7 @@ impl<K: Key, V: Data> LogTable<K, V> {
             if self.log.pages.meta(page).live == 0 {
                 continue;
             }
-            if !self.log.ask(page) {
+            if self.log.pages.resident(page).is_none() {
                 self.log.fetch(page);
             }
             let (Some(rows), meta) = (self.log.pages.resident(page), self.log.pages.meta(page)) else {

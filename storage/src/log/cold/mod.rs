@@ -12,4 +12,4 @@ mod table_tests;
 #[cfg(test)]
 mod tests;
 
-pub(super) use memory::Cold;
+pub(super) use memory::{Cold, READ_AHEAD};

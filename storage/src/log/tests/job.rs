@@ -3,6 +3,7 @@
 use crate::codec::Data;
 use crate::ids::{AttemptId, CheckpointId};
 use crate::key_group::{KeyGroup, KeyGroups};
+use crate::log::compaction::Limits;
 use crate::log::{LogOptions, LogTable};
 use crate::segment::{BlockPlace, SegmentBuilder, SegmentReader};
 use crate::table::{GroupPlan, StateTable, ValueTable, Written};
@@ -115,7 +116,7 @@ impl<K: Sample, V: Sample> Job<K, V> {
     pub fn with(groups: u16, options: LogOptions) -> Self {
         let key_groups = KeyGroups::new(groups);
         Job {
-            table: LogTable::new("state", key_groups, 0..groups, options.clone()),
+            table: small_table(key_groups, 0..groups, options.clone()),
             model: HashMap::new(),
             files: HashMap::new(),
             shots: Vec::new(),
@@ -305,7 +306,7 @@ impl<K: Sample, V: Sample> Job<K, V> {
     }
 
     fn restored(&self, segments: &[Arc<str>], rows_only: bool, options: LogOptions) -> LogTable<K, V> {
-        let mut table = LogTable::<K, V>::new("state", self.groups, self.range.clone(), options);
+        let mut table = small_table(self.groups, self.range.clone(), options);
         self.blocks(segments, |group, rows, place| {
             if rows_only {
                 table.restore_rows(group, rows).unwrap();
@@ -353,6 +354,47 @@ impl<K: Sample, V: Sample> Job<K, V> {
     }
 }
 
+fn small_table<K: Sample, V: Sample>(
+    groups: KeyGroups,
+    range: std::ops::Range<KeyGroup>,
+    options: LogOptions,
+) -> LogTable<K, V> {
+    let mut table = LogTable::new("state", groups, range, options);
+    table.log.compaction.limits = Limits::small();
+    table
+}
+
+impl<K: Sample, V: Sample> Job<K, V> {
+    /// The files there are.
+    pub fn paths(&self) -> Vec<Arc<str>> {
+        self.files.keys().cloned().collect()
+    }
+
+    /// Bytes of those of these files that are still there.
+    pub fn bytes_of(&self, paths: &[Arc<str>]) -> u64 {
+        paths.iter().filter_map(|path| Some(self.files.get(path)?.1.len() as u64)).sum()
+    }
+
+    /// Bytes of a segment that holds all entries and nothing else.
+    pub fn full_bytes(&mut self) -> u64 {
+        let meta = [self.table.meta()];
+        let mut out = SegmentBuilder::new(
+            "full",
+            CheckpointId(0),
+            AttemptId(1),
+            self.groups,
+            self.range.clone(),
+            &meta,
+            1,
+        );
+        let epoch = self.table.begin_snapshot(0, &vec![GroupPlan::Base; self.range.len()]);
+        while self.table.advance_snapshot(&mut out, usize::MAX) != Written::Done {}
+        self.table.aborted(epoch);
+        out.finish();
+        out.bytes()
+    }
+}
+
 pub fn content_of<K: Sample, V: Sample>(table: &mut LogTable<K, V>) -> HashMap<K, V> {
     let mut content = HashMap::new();
     table.for_each(|key, value| {
@@ -362,6 +404,12 @@ pub fn content_of<K: Sample, V: Sample>(table: &mut LogTable<K, V>) -> HashMap<K
 }
 
 impl crate::log::core::Log {
+    /// Moves all that counts out of these segments.
+    pub fn compact_segments(&mut self, numbers: &[u32]) {
+        self.compaction.aim_at(numbers.to_vec());
+        while self.compact(10) {}
+    }
+
     /// Checks what is always true of counts and lists.
     pub fn check_invariants(&self) {
         let (mut rows, mut tombstones, mut entries) = (0, 0, 0);
