@@ -25,6 +25,11 @@ pub mod operator_state;
 pub mod checkpoint;
 pub mod store;
 
+/// The README's example, compiled and run as a test.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;
+
 #[doc(hidden)]
 pub use codec::__private;
 pub use codec::{Data, DecodeError, Key, Reader, Schema};

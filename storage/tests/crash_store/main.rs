@@ -7,3 +7,4 @@
 mod support;
 mod points;
 mod random;
+mod damage;
