@@ -152,6 +152,7 @@ macro_rules! on_both_backends {
 }
 
 on_both_backends! {
+    many_checkpoints_keep_few_files_and_as_many_checkpoints_as_are_retained
     a_checkpoint_after_a_change_of_one_percent_writes_in_proportion_and_restores_exactly
     without_incremental_checkpoints_each_writes_everything
     deletes_survive_a_restore
@@ -259,10 +260,8 @@ fn a_checkpoint_whose_state_could_not_be_written_loses_nothing_from_the_next(bac
     Store::start(builder(&dir, backend)).assert_holds(&mirror);
 }
 
-#[test]
-fn many_checkpoints_keep_few_files_and_as_many_checkpoints_as_are_retained() {
+fn many_checkpoints_keep_few_files_and_as_many_checkpoints_as_are_retained(backend: StateBackend) {
     const CHECKPOINTS: u64 = 150;
-    let backend = StateBackend::HashMap;
     let dir = TempDir::new().unwrap();
     let mut mirror = BTreeMap::new();
     let mut store = Store::start(builder(&dir, backend).retained_checkpoints(3));
@@ -281,8 +280,9 @@ fn many_checkpoints_keep_few_files_and_as_many_checkpoints_as_are_retained() {
     // A chain has at most one segment for each of a group's 128 deltas, on each of two workers, plus the retained.
     assert!(most <= 2 * (128 + 3), "{most} segments at most");
     let left = segments(&dir);
+    // Hash maps write a base again once its deltas exceed it; logs keep a segment while much of it still counts.
     assert!(
-        first.iter().all(|file| !left.contains(file)),
+        backend == StateBackend::Log || first.iter().all(|file| !left.contains(file)),
         "the first checkpoint's segments have been replaced"
     );
     let named = newest_manifest(&job_dir).files().count();

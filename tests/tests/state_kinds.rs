@@ -81,6 +81,14 @@ impl Expected {
     }
 }
 
+/// The states of a key.
+type States<'a, F> = (
+    ListState<'a, u64, u64>,
+    MapState<'a, u64, u64, String>,
+    ReducingState<'a, u64, u64, F>,
+    AggregatingState<'a, u64, CountAndSum>,
+);
+
 /// A running job that obeys orders.
 struct Store {
     ingress: Ingress<Order>,
@@ -109,12 +117,7 @@ impl Store {
                 states,
                 |key: &u64,
                  (_, what, n): Order,
-                 (mut list, mut map, mut highest, mut added): (
-                    ListState<'_, u64, u64>,
-                    MapState<'_, u64, u64, String>,
-                    ReducingState<'_, u64, u64, _>,
-                    AggregatingState<'_, u64, CountAndSum>,
-                ),
+                 (mut list, mut map, mut highest, mut added): States<'_, _>,
                  out: &mut Collector<(u64, String)>| {
                     match what {
                         0 => list.add(n),

@@ -55,7 +55,7 @@ pub struct JobMetrics {
 }
 
 impl TaskReport {
-    /// The share of announced keys whose page was in memory; `None` before there were any.
+    /// How often a key's page was in memory, of that and of the pages that were read back for keys; `None` before either.
     pub fn page_hit_rate(&self) -> Option<f64> {
         let all = self.state.page_hits + self.state.page_reads;
         (all > 0).then(|| self.state.page_hits as f64 / all as f64)
