@@ -38,7 +38,7 @@ pub struct Options {
     #[arg(long, default_values_t = [1, 0], value_parser = clap::value_parser!(i32).range(0..=22))]
     zstd_level: Vec<i32>,
     /// Intervals of one run
-    #[arg(long, default_value_t = 200, value_parser = clap::value_parser!(u32).range(2..))]
+    #[arg(long, default_value_t = 600, value_parser = clap::value_parser!(u32).range(2..))]
     intervals: u32,
 }
 
