@@ -347,7 +347,7 @@ impl Log {
             meta.tombstones.set(slot);
         }
         if let Some(place) = meta.place {
-            self.segments.retire(place.segment, 1);
+            self.segments.retire(place.segment);
         }
         if meta.live == 0 {
             self.emptied(page);
@@ -366,6 +366,9 @@ impl Log {
         if open && self.pages.is_mutable(page, self.epoch) {
             self.pages.restart(page);
         } else {
+            if let Some(place) = meta.place {
+                self.segments.leave(place.segment, 0);
+            }
             self.page_goes(page);
             self.pages.give_back(page);
         }

@@ -253,7 +253,7 @@ impl Leaf {
     /// multiplying (by the golden ratio, as Knuth's volume 3, 6.4, has it) moves all bits to the front.
     #[inline(always)]
     pub fn home(self, tag: u32) -> usize {
-        (u64::from(tag.wrapping_mul(0x9E37_79B1)) * self.buckets() as u64 >> 32) as usize
+        ((u64::from(tag.wrapping_mul(0x9E37_79B1)) * self.buckets() as u64) >> 32) as usize
     }
 
     /// Starts loading the cache line where a probe for `tag` begins.

@@ -8,11 +8,14 @@ use std::path::PathBuf;
 #[derive(Clone, Default)]
 #[non_exhaustive]
 pub struct LogOptions {
-    /// The disk on which segments and the scratch file lie; without one, all pages stay in memory.
+    /// The disk on which segments and the scratch file lie; without one, all pages stay in memory. A worker's has a
+    /// [`crate::io::Notify`] that wakes it: then it asks [`crate::table::StateTable::ready`] again.
     pub disk: Option<DiskHandle>,
     /// The directory of the job's checkpoints, below which segments are read back.
     pub job_dir: Option<PathBuf>,
-    /// A file of the table's own for pages that leave memory before a checkpoint has them.
+    /// For pages that leave memory before a checkpoint has them: a file whose name begins with this, such as
+    /// [`crate::checkpoint::names::scratch_path`] below the job's directory; each state adds to it. Without one such pages stay
+    /// in memory.
     pub scratch: Option<PathBuf>,
     /// Most bytes of pages in memory; none means no limit. Index and metadata are counted apart.
     pub memory_bytes: Option<usize>,

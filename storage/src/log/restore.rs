@@ -79,7 +79,7 @@ impl Log {
                 (None, None) => self.retire(page, slot),
             }
         }
-        self.segments.retire(segment, 1);
+        self.segments.retire(segment);
         let meta = self.pages.meta_mut(page);
         meta.live -= 1;
         if meta.live == 0 {

@@ -2,7 +2,7 @@
 //!
 //! Always true:
 //! - `live_rows` of a segment is the sum of `live` of the pages whose place is in it;
-//! - a segment is forgotten only when it has no live row and no snapshot under way can still make it part of a checkpoint;
+//! - a segment is forgotten only when no page lies in it and no snapshot under way can still make it part of a checkpoint;
 //! - `order` rises in the order in which segments are replayed, as far as they hold rows of one group.
 //!
 //! Pure: reads and writes no file.
@@ -17,6 +17,8 @@ struct Segment {
     bytes: u64,
     rows: u64,
     live_rows: u64,
+    /// Pages whose place is in it, also those without live rows that a snapshot has still to write.
+    pages: u32,
     /// One bit for each key group of the table that it holds rows of.
     groups: Vec<u64>,
     /// Snapshots under way that may make it part of a completed checkpoint (again).
@@ -80,7 +82,8 @@ impl Segments {
     fn add(&mut self, path: Arc<str>) -> u32 {
         let order = self.next_order;
         self.next_order += 1;
-        let segment = Segment { path, order, bytes: 0, rows: 0, live_rows: 0, groups: Vec::new(), pins: 0 };
+        let segment =
+            Segment { path, order, bytes: 0, rows: 0, live_rows: 0, pages: 0, groups: Vec::new(), pins: 0 };
         match self.slots.iter().position(Option::is_none) {
             Some(free) => {
                 self.slots[free] = Some(segment);
@@ -122,13 +125,22 @@ impl Segments {
 
     /// A page with `live` live rows has its place in the segment now.
     pub fn place(&mut self, number: u32, live: u32) {
-        self.get_mut(number).live_rows += u64::from(live);
+        let segment = self.get_mut(number);
+        segment.live_rows += u64::from(live);
+        segment.pages += 1;
     }
 
-    /// A page with `live` live rows no longer has its place in the segment, or so many of its rows no longer count.
+    /// A page with `live` live rows no longer has its place in the segment.
+    pub fn leave(&mut self, number: u32, live: u32) {
+        let segment = self.get_mut(number);
+        segment.live_rows -= u64::from(live);
+        segment.pages -= 1;
+    }
+
+    /// A row of a page in the segment no longer counts.
     #[inline]
-    pub fn retire(&mut self, number: u32, live: u32) {
-        self.get_mut(number).live_rows -= u64::from(live);
+    pub fn retire(&mut self, number: u32) {
+        self.get_mut(number).live_rows -= 1;
     }
 
     /// Keeps the segment known though it may have no live row.
@@ -144,7 +156,7 @@ impl Segments {
     /// Forgets segments that no checkpoint will need again.
     pub fn sweep(&mut self) {
         for slot in &mut self.slots {
-            if slot.as_ref().is_some_and(|segment| !segment.is_needed() && segment.pins == 0) {
+            if slot.as_ref().is_some_and(|segment| segment.pages == 0 && segment.pins == 0) {
                 *slot = None;
             }
         }

@@ -282,7 +282,7 @@ impl Log {
         self.page_is_clean(page);
         self.segments.place(place.segment, live);
         let Some(before) = before else { return };
-        self.segments.retire(before.segment, live);
+        self.segments.leave(before.segment, live);
         for pending in &mut self.snapshots.pending {
             pending.inherited.entry(page).or_insert_with(|| {
                 self.segments.pin(before.segment);

@@ -95,11 +95,13 @@ impl Scratch {
     }
 
     /// Bytes of the slots in use.
+    #[cfg(test)]
     pub fn used_bytes(&self) -> u64 {
         self.used_bytes
     }
 
     /// Number of writes under way.
+    #[cfg(test)]
     pub fn writing(&self) -> usize {
         self.writes.len()
     }

@@ -347,21 +347,6 @@ impl<K: Sample, V: Sample> Job<K, V> {
     pub fn maintain(&mut self, rows: usize) {
         self.table.maintain(rows).expect("no disk is involved");
     }
-
-    /// Bytes of all files that the latest completed checkpoint or one under way names.
-    pub fn segment_bytes(&self) -> u64 {
-        self.files.values().map(|(_, bytes)| bytes.len() as u64).sum()
-    }
-}
-
-fn small_table<K: Sample, V: Sample>(
-    groups: KeyGroups,
-    range: std::ops::Range<KeyGroup>,
-    options: LogOptions,
-) -> LogTable<K, V> {
-    let mut table = LogTable::new("state", groups, range, options);
-    table.log.compaction.limits = Limits::small();
-    table
 }
 
 impl<K: Sample, V: Sample> Job<K, V> {
@@ -393,6 +378,16 @@ impl<K: Sample, V: Sample> Job<K, V> {
         out.finish();
         out.bytes()
     }
+}
+
+fn small_table<K: Sample, V: Sample>(
+    groups: KeyGroups,
+    range: std::ops::Range<KeyGroup>,
+    options: LogOptions,
+) -> LogTable<K, V> {
+    let mut table = LogTable::new("state", groups, range, options);
+    table.log.compaction.limits = Limits::small();
+    table
 }
 
 pub fn content_of<K: Sample, V: Sample>(table: &mut LogTable<K, V>) -> HashMap<K, V> {
