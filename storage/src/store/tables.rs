@@ -47,6 +47,10 @@ impl TableMaker {
 ///
 /// Changes live in memory: they survive a crash once a checkpoint that began later has completed. Calls for a whole batch
 /// of keys are several times as quick as calls for one key, as the memory (or disk) accesses of a batch overlap.
+///
+/// # Panics
+/// Calls for one key, and [`Table::for_each`], when the table is larger than its memory and the disk does not give back a page that
+/// they need. Calls for a batch return that as an error.
 pub struct Table<K: Key, V: Data> {
     table: KeyedTable<K, V>,
     key_groups: KeyGroups,
