@@ -151,6 +151,11 @@ impl SimDisk {
         self.lock().faults.push(ArmedFault { kind, skip, fault });
     }
 
+    /// Takes back all failures that have not come yet.
+    pub fn disarm(&self) {
+        self.lock().faults.clear();
+    }
+
     /// How many operations took place since the disk was made or crashed, failed ones included.
     pub fn op_count(&self) -> usize {
         self.lock().log.len()

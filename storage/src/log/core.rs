@@ -10,6 +10,7 @@
 //! loads and stores.
 
 use super::cold::Cold;
+use super::compaction::Compaction;
 use super::expiry::Expiry;
 use super::index::{Cursor, Index};
 use super::page::{PAGE_BYTES, PAGE_BYTES_MIN, RowShape};
@@ -52,7 +53,10 @@ pub(super) enum Seen {
         mutable: bool,
     },
     /// The row may be the one, but its page is not in memory.
-    Absent(u32),
+    Absent {
+        page: u32,
+        slot: u32,
+    },
 }
 
 /// Counts that grow with use.
@@ -74,8 +78,13 @@ pub(super) struct Log {
     pub codec: Codec,
     pub segments: Segments,
     pub snapshots: Snapshots,
+    pub compaction: Compaction,
     /// Rows of all pages.
     pub rows: u64,
+    /// Bytes of these rows.
+    pub bytes: u64,
+    /// Rows that went gone since the start.
+    pub retired: u64,
     /// Tombstones that are not gone.
     pub tombstones: u64,
     pub counters: Counters,
@@ -95,7 +104,10 @@ impl Log {
             codec,
             segments: Segments::default(),
             snapshots: Snapshots::default(),
+            compaction: Compaction::default(),
             rows: 0,
+            bytes: 0,
+            retired: 0,
             tombstones: 0,
             counters: Counters::default(),
             expiry: None,
@@ -114,7 +126,7 @@ impl Log {
     pub fn probe(&self, shape: RowShape, hash: u64, key: &[u8]) -> Option<(Cursor, Seen)> {
         self.index.find(hash, |page, slot| {
             let entry = self.pages.entry(page)?;
-            let Some(rows) = entry.bytes() else { return Some(Seen::Absent(page)) };
+            let Some(rows) = entry.bytes() else { return Some(Seen::Absent { page, slot }) };
             let equal = shape.key_value(rows, slot as usize).0 == key;
             equal.then_some(Seen::Row { page, slot, mutable: entry.epoch == self.epoch })
         })
@@ -123,13 +135,37 @@ impl Log {
     /// The row of `key`; its page is in memory afterwards.
     #[inline(always)]
     pub fn find(&mut self, shape: RowShape, hash: u64, key: &[u8]) -> Option<Hit> {
+        match self.probe(shape, hash, key)? {
+            (cursor, Seen::Row { page, slot, mutable }) => Some(Hit { cursor, page, slot, mutable }),
+            (_, Seen::Absent { .. }) => self.find_cold(shape, hash, key),
+        }
+    }
+
+    /// As [`Log::find`], reading one page after another. A row that turned out to be of another key is not looked at again: its page
+    /// may have had to make room for the next.
+    #[cold]
+    #[inline(never)]
+    fn find_cold(&mut self, shape: RowShape, hash: u64, key: &[u8]) -> Option<Hit> {
+        let mut others = Vec::new();
         loop {
-            match self.probe(shape, hash, key)? {
-                (cursor, Seen::Row { page, slot, mutable }) => {
-                    return Some(Hit { cursor, page, slot, mutable });
-                }
-                (_, Seen::Absent(page)) => self.fetch(page),
+            let (pages, epoch) = (&self.pages, self.epoch);
+            let (cursor, seen) = self.index.find(hash, |page, slot| {
+                let entry = pages.entry(page).filter(|_| !others.contains(&(page, slot)))?;
+                let Some(rows) = entry.bytes() else { return Some(Seen::Absent { page, slot }) };
+                let equal = shape.key_value(rows, slot as usize).0 == key;
+                equal.then_some(Seen::Row { page, slot, mutable: entry.epoch == epoch })
+            })?;
+            let (page, slot) = match seen {
+                Seen::Row { page, slot, mutable } => return Some(Hit { cursor, page, slot, mutable }),
+                Seen::Absent { page, slot } => (page, slot),
+            };
+            self.fetch(page);
+            let rows = self.pages.resident(page).expect("the page was just fetched");
+            if shape.key_value(rows, slot as usize).0 == key {
+                let mutable = self.pages.is_mutable(page, self.epoch);
+                return Some(Hit { cursor, page, slot, mutable });
             }
+            others.push((page, slot));
         }
     }
 
@@ -159,6 +195,7 @@ impl Log {
         meta.live += 1;
         meta.used += row as u32;
         self.rows += 1;
+        self.bytes += row as u64;
         (page, slot)
     }
 
@@ -191,7 +228,9 @@ impl Log {
             let (count, used) = (meta.count as usize, meta.used as usize);
             let needed = shape.needed(count + 1, used + row);
             if needed <= PAGE_BYTES && shape.fits(PAGE_BYTES, count, used, row) {
+                let before = self.pages.memory_of(open);
                 self.pages.grow(open, needed.next_power_of_two());
+                self.pages.mutable_bytes += self.pages.memory_of(open) - before;
                 return open;
             }
             capacity = PAGE_BYTES_NEXT;
@@ -204,6 +243,7 @@ impl Log {
         };
         let page = self.pages.create(group as u16, self.epoch, None);
         self.pages.attach(page, capacity);
+        self.pages.mutable_bytes += capacity;
         self.pages.groups[group].open = page;
         page
     }
@@ -294,6 +334,7 @@ impl Log {
         debug_assert!(!meta.gone.get(slot), "a row goes gone once");
         meta.gone.set(slot);
         meta.live -= 1;
+        self.retired += 1;
         if meta.tombstones.get(slot) {
             self.tombstones -= 1;
         } else if mutable {
@@ -314,6 +355,7 @@ impl Log {
         }
         let meta = self.pages.meta(page);
         self.rows -= u64::from(meta.count);
+        self.bytes -= u64::from(meta.used);
         let open = self.pages.groups[usize::from(meta.group)].open == page;
         if open && self.pages.is_mutable(page, self.epoch) {
             self.pages.restart(page);

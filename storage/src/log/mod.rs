@@ -12,7 +12,8 @@
 //! - a segment is part of a checkpoint exactly while one of its rows still counts, tombstones among them.
 //!
 //! Read `page` (memory), `page_table`, `leaf` and `index` (from hash to row), `core` (what a change does), `table` (the typed
-//! side), `snapshot`, `segments` (what of the files counts), `restore`, `expiry`, in this order.
+//! side), `snapshot`, `segments` (what of the files counts), `compaction`,
+//! `restore`, `expiry`, in this order.
 
 mod options;
 mod bits;
@@ -25,6 +26,7 @@ mod core;
 mod cold;
 mod table;
 mod snapshot;
+mod compaction;
 mod restore;
 mod expiry;
 mod state_table;

@@ -87,6 +87,8 @@ pub(super) struct Pages {
     free: Vec<u32>,
     memory: PageMemory,
     next_sequence: u64,
+    /// Bytes of the pages of the present epoch.
+    pub mutable_bytes: usize,
 }
 
 impl Pages {
@@ -100,6 +102,7 @@ impl Pages {
             free: Vec::new(),
             memory: PageMemory::new(),
             next_sequence: 1,
+            mutable_bytes: 0,
         }
     }
 
@@ -128,9 +131,13 @@ impl Pages {
         }
     }
 
-    /// Ends the changing of a page's rows before its epoch is over.
-    pub fn seal(&mut self, page: u32) {
-        self.entries[page as usize].epoch = 0;
+    /// Ends the changing of a page's rows before its epoch is over, if that is `epoch`.
+    pub fn seal(&mut self, page: u32, epoch: u32) {
+        let entry = &mut self.entries[page as usize];
+        if entry.epoch == epoch {
+            entry.epoch = 0;
+            self.mutable_bytes -= entry.capacity();
+        }
     }
 
     /// Takes the memory of a page that can be read back; how much that was.

@@ -55,6 +55,7 @@ impl Log {
         let meta = self.pages.meta_mut(page);
         // One more than there are rows, so that the page stays while they are looked at.
         (meta.count, meta.live) = (count, count + 1);
+        self.bytes += u64::from(meta.used);
         self.rows += u64::from(count);
         self.segments.add_block(segment, index as u16, count, place.bytes);
         self.segments.place(segment, count + 1);
@@ -115,6 +116,30 @@ impl Pages {
     /// Gives a page without memory that of `rows`, slot by slot: also when a cold page is read back.
     pub fn fill(&mut self, page: u32, rows: &Rows) {
         let shape = self.shape;
+        if let (Some(key), Some(value), Some((keys, values))) = (shape.key, shape.value, rows.plain()) {
+            let used = rows.len() * (key + value);
+            self.attach(page, memory_for(used));
+            let bytes = &mut self.rows_mut(page)[..used];
+            match (key, value) {
+                (8, 8) => {
+                    let rows = bytes.as_chunks_mut::<16>().0.iter_mut();
+                    for ((row, key), value) in
+                        rows.zip(keys.as_chunks::<8>().0).zip(values.as_chunks::<8>().0)
+                    {
+                        row[..8].copy_from_slice(key);
+                        row[8..].copy_from_slice(value);
+                    }
+                }
+                _ => {
+                    for (slot, row) in bytes.chunks_exact_mut((key + value).max(1)).enumerate() {
+                        row[..key].copy_from_slice(&keys[slot * key..][..key]);
+                        row[key..].copy_from_slice(&values[slot * value..][..value]);
+                    }
+                }
+            }
+            self.meta_mut(page).used = used as u32;
+            return;
+        }
         let value_bytes = |value: Option<&[u8]>| shape.value.unwrap_or(value.map_or(0, <[u8]>::len));
         let row_bytes = |(key, value): (&[u8], Option<&[u8]>)| shape.row_bytes(key.len(), value_bytes(value));
         let used: usize = (0..rows.len()).map(|row| row_bytes(rows.get(row))).sum();

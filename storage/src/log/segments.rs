@@ -27,6 +27,7 @@ struct Segment {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Totals {
     pub segments: usize,
+    pub rows: u64,
     pub bytes: u64,
     pub live_bytes: u64,
 }
@@ -95,6 +96,11 @@ impl Segments {
     /// True when a segment of this path is known.
     pub fn knows(&self, path: &str) -> bool {
         self.known().any(|(_, segment)| &*segment.path == path)
+    }
+
+    /// Where a segment stands in the order of replay.
+    pub fn order(&self, number: u32) -> u64 {
+        self.get(number).order
     }
 
     /// The path of a segment, below the job's directory.
@@ -167,23 +173,31 @@ impl Segments {
         })
     }
 
+    /// Live rows of each segment.
+    #[cfg(test)]
+    pub fn live_rows(&self) -> impl Iterator<Item = (u32, u64)> {
+        self.known().map(|(number, segment)| (number, segment.live_rows))
+    }
+
     /// What all together hold.
     pub fn totals(&self) -> Totals {
         let mut totals = Totals::default();
         for (_, segment) in self.known().filter(|(_, segment)| segment.is_needed()) {
             totals.segments += 1;
+            totals.rows += segment.rows;
             totals.bytes += segment.bytes;
             totals.live_bytes += segment.live_bytes();
         }
         totals
     }
 
-    /// The segment with the smallest live part, unless all of it is live.
-    pub fn emptiest(&self) -> Option<u32> {
+    /// Segments with rows that do not count, with the number of their rows; those with the smallest live part first.
+    pub fn emptiest(&self) -> Vec<(u32, u64)> {
         let part = |segment: &Segment| segment.live_rows as f64 / segment.rows.max(1) as f64;
-        let with_live =
-            self.known().filter(|(_, segment)| segment.is_needed() && segment.live_rows < segment.rows);
-        with_live.min_by(|(_, a), (_, b)| part(a).total_cmp(&part(b))).map(|(number, _)| number)
+        let wanted = |segment: &Segment| segment.is_needed() && segment.live_rows < segment.rows;
+        let mut found: Vec<_> = self.known().filter(|(_, segment)| wanted(segment)).collect();
+        found.sort_by(|(_, a), (_, b)| part(a).total_cmp(&part(b)));
+        found.into_iter().map(|(number, segment)| (number, segment.rows)).collect()
     }
 
     /// The segment that comes first in the order.
@@ -192,14 +206,10 @@ impl Segments {
         needed.min_by_key(|(_, segment)| segment.order).map(|(number, _)| number)
     }
 
-    /// The segment with the fewest live bytes.
-    pub fn smallest(&self) -> Option<u32> {
-        let needed = self.known().filter(|(_, segment)| segment.is_needed());
-        needed.min_by_key(|(_, segment)| (segment.live_bytes(), segment.order)).map(|(number, _)| number)
-    }
-
-    /// True when the segment is still known and has live rows.
-    pub fn is_needed(&self, number: u32) -> bool {
-        self.slots.get(number as usize).and_then(Option::as_ref).is_some_and(Segment::is_needed)
+    /// The segments with live rows, those with the fewest live bytes first.
+    pub fn by_live_bytes(&self) -> Vec<u32> {
+        let mut needed: Vec<_> = self.known().filter(|(_, segment)| segment.is_needed()).collect();
+        needed.sort_by_key(|(_, segment)| (segment.live_bytes(), segment.order));
+        needed.into_iter().map(|(number, _)| number).collect()
     }
 }

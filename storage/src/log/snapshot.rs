@@ -129,6 +129,7 @@ impl Log {
         let epoch = u64::from(self.epoch);
         // Open pages are those of the present epoch, so this seals them.
         self.epoch = self.epoch.checked_add(1).expect("fewer than u32::MAX snapshots in one run");
+        self.pages.mutable_bytes = 0;
         let first = |(list, plan): (&super::page_table::Group, &GroupPlan)| {
             Next::at(&self.pages, if *plan == GroupPlan::Delta { list.first_dirty } else { list.head })
         };
@@ -175,7 +176,7 @@ impl Log {
                 return Written::More;
             }
             // A cold page is read back first.
-            if !self.ask(next.page) {
+            if !self.ask_in_order(next.page) {
                 self.snapshots.writing = Some(writing);
                 return Written::Waits;
             }
@@ -267,6 +268,7 @@ impl Log {
         done.into_iter().chain([completed]).for_each(|pending| self.forget(pending));
         self.segments.sweep();
         self.close_files();
+        self.compaction.wake();
     }
 
     /// A completed snapshot has `page` at `place`.

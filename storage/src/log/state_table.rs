@@ -65,7 +65,8 @@ impl<K: Key, V: Data> StateTable for LogTable<K, V> {
 
     fn maintain(&mut self, rows: usize) -> Result<bool, StoreError> {
         self.log.tend_memory()?;
-        Ok(self.log.remove_expired(Self::SHAPE, rows))
+        let expiring = self.log.remove_expired(Self::SHAPE, rows);
+        Ok(self.log.compact(rows) || expiring)
     }
 
     fn ready(&mut self) -> Result<bool, StoreError> {

@@ -219,7 +219,7 @@ impl<K: Key, V: Data> LogTable<K, V> {
             if self.log.pages.meta(page).live == 0 {
                 continue;
             }
-            if !self.log.ask(page) {
+            if self.log.pages.resident(page).is_none() {
                 self.log.fetch(page);
             }
             let (Some(rows), meta) = (self.log.pages.resident(page), self.log.pages.meta(page)) else {

@@ -187,12 +187,33 @@ fn join_planes(planes: &[u8], width: usize) -> Vec<u8> {
     }
     let rows = planes.len() / width;
     let mut bytes = vec![0; planes.len()];
+    if width == 8 {
+        join_words(planes, &mut bytes);
+        return bytes;
+    }
     for (p, plane) in planes.chunks_exact(rows.max(1)).enumerate() {
         for (byte, entry) in plane.iter().zip(bytes.chunks_exact_mut(width)) {
             entry[p] = *byte;
         }
     }
     bytes
+}
+
+/// Undoes [`split_words`], eight words at a time.
+fn join_words(planes: &[u8], bytes: &mut [u8]) {
+    let rows = planes.len() / 8;
+    let (squares, rest) = bytes.as_chunks_mut::<8>().0.as_chunks_mut::<8>();
+    let done = 8 * squares.len();
+    for (s, square) in squares.iter_mut().enumerate() {
+        let word = |p: usize| {
+            let at = p * rows + 8 * s;
+            u64::from_le_bytes(planes[at..at + 8].try_into().expect("eight bytes"))
+        };
+        *square = transpose(std::array::from_fn(word)).map(u64::to_le_bytes);
+    }
+    for (row, word) in (done..).zip(rest) {
+        *word = std::array::from_fn(|p| planes[p * rows + row]);
+    }
 }
 
 /// Rows of one state and one key group: encoded keys, each with an encoded value or a tombstone.
@@ -308,6 +329,13 @@ impl Rows {
     pub fn get(&self, row: usize) -> (&[u8], Option<&[u8]>) {
         let deleted = self.tombstones[row / 8] >> (row % 8) & 1 != 0;
         (self.keys.get(row), (!deleted).then(|| self.values.get(row)))
+    }
+
+    /// The encoded keys and the encoded values, each back to back, where both have a fixed length; values of tombstones mean
+    /// nothing.
+    pub(crate) fn plain(&self) -> Option<(&[u8], &[u8])> {
+        (self.keys.width.is_some() && self.values.width.is_some())
+            .then_some((&self.keys.bytes, &self.values.bytes))
     }
 
     /// Removes all rows and keeps a modest amount of memory for the next.

@@ -25,6 +25,7 @@ pub enum Backend {
 ///
 /// # Panics
 /// Any call with a hash whose key group lies outside of the table's range.
+#[expect(clippy::large_enum_variant, reason = "a task has a few, and they stay where they are")]
 pub enum KeyedTable<K: Key, V: Data> {
     /// See [`ValueTable`].
     HashMap(ValueTable<K, V>),

@@ -2,8 +2,8 @@
 //! to the scratch file where that does not suffice.
 //!
 //! A sealed page leaves memory by CLOCK: at once where it can be read back, from the segment of a completed checkpoint or from the
-//! scratch file; else after it was written there. Pages of the present epoch stay, unless nothing else is left: then one that
-//! is full is sealed early.
+//! scratch file; else after it was written there. Pages of the present epoch may take half of the budget; beyond that, and where
+//! nothing else is left, one that is full is sealed early.
 //!
 //! Always true:
 //! - a page without memory has a place: that of its block, or one in `homes`;
@@ -32,7 +32,7 @@ use std::path::PathBuf;
 const VISITS_MAX: usize = 8_192;
 
 /// Pages that a pass in order reads ahead.
-const READ_AHEAD: usize = 16;
+pub(in crate::log) const READ_AHEAD: usize = 16;
 
 /// What a table with a budget knows besides its pages.
 pub(in crate::log) struct Cold {
@@ -132,20 +132,28 @@ impl Cold {
             return;
         }
         let excess = (pages.used_bytes() + self.fetcher.reserved_bytes()).saturating_sub(self.budget);
-        while self.writing_bytes < excess.min(self.budget / 8) {
+        // Pages of the present epoch would otherwise, without checkpoints, crowd out all others.
+        let crowding = if self.absent > 0 { pages.mutable_bytes.saturating_sub(self.budget / 2) } else { 0 };
+        while self.writing_bytes < excess.max(crowding).min(self.budget / 8) {
             let (homes, writing, table) = (&self.homes, &self.writing, &*pages);
-            let is_here_only = |page| {
+            let sealed = |page| {
                 let meta = table.meta(page);
-                meta.is_dirty() && !homes.contains_key(&page) && !writing.contains_key(&meta.sequence)
+                is_sealed(table, page, epoch)
+                    && meta.is_dirty()
+                    && !homes.contains_key(&page)
+                    && !writing.contains_key(&meta.sequence)
             };
-            let sealed = |page| is_sealed(table, page, epoch) && is_here_only(page);
             let full = |page| {
+                let is_open = || table.groups[usize::from(table.meta(page).group)].open == page;
                 table.entry(page).is_some_and(|entry| entry.is_resident() && entry.epoch == epoch)
-                    && table.groups[usize::from(table.meta(page).group)].open != page
+                    && !is_open()
             };
-            let victim = self.clock.victim(numbers, visits, sealed);
+            let mut victim = None;
+            if excess > self.writing_bytes {
+                victim = self.clock.victim(numbers, visits, sealed);
+            }
             let Some(page) = victim.or_else(|| self.clock.victim(numbers, visits, full)) else { break };
-            pages.seal(page);
+            pages.seal(page, epoch);
             self.write(pages, page);
         }
     }
@@ -189,7 +197,7 @@ impl Cold {
     }
 
     /// Takes in pages that were read.
-    fn poll_reads(&mut self, pages: &mut Pages) -> u64 {
+    fn poll_reads(&mut self, pages: &mut Pages, bytes: &mut u64) -> u64 {
         let mut came = 0;
         let Cold { fetcher, scratch, clock, awaited, absent, .. } = self;
         let polled = fetcher.poll(scratch.as_ref(), |page, fetched| {
@@ -197,7 +205,7 @@ impl Cold {
             *absent -= 1;
             *awaited -= usize::from(clock.is_held(page));
             clock.touch(page);
-            attach(pages, page, &fetched);
+            attach(pages, page, &fetched, bytes);
         });
         if let Err((_, error)) = polled {
             self.failed = Some(error);
@@ -211,10 +219,14 @@ fn is_sealed(pages: &Pages, page: u32, epoch: u32) -> bool {
     pages.entry(page).is_some_and(|entry| entry.is_resident() && entry.epoch != epoch)
 }
 
-/// Gives a page its rows again.
-fn attach(pages: &mut Pages, page: u32, fetched: &Fetched) {
+/// Gives a page its rows again, and keeps `bytes`, those of all rows: a row that was gone before it was written has lost its value.
+fn attach(pages: &mut Pages, page: u32, fetched: &Fetched, bytes: &mut u64) {
     match fetched {
-        Fetched::Rows(rows) => pages.fill(page, rows),
+        Fetched::Rows(rows) => {
+            *bytes -= u64::from(pages.meta(page).used);
+            pages.fill(page, rows);
+            *bytes += u64::from(pages.meta(page).used);
+        }
         Fetched::Image(image) => {
             pages.attach(page, image.len());
             pages.rows_mut(page).copy_from_slice(image);
@@ -256,7 +268,7 @@ impl Log {
     /// See [`crate::table::StateTable::ready`].
     pub fn ready(&mut self) -> Result<bool, StoreError> {
         let Some(cold) = &mut self.cold else { return Ok(true) };
-        self.counters.page_reads += cold.poll_reads(&mut self.pages);
+        self.counters.page_reads += cold.poll_reads(&mut self.pages, &mut self.bytes);
         if let Some(error) = cold.failed.take() {
             cold.release();
             return Err(error);
@@ -270,7 +282,7 @@ impl Log {
     /// That of the read.
     pub fn tend_memory(&mut self) -> Result<(), StoreError> {
         let Some(cold) = &mut self.cold else { return Ok(()) };
-        self.counters.page_reads += cold.poll_reads(&mut self.pages);
+        self.counters.page_reads += cold.poll_reads(&mut self.pages, &mut self.bytes);
         cold.make_room(&mut self.pages, self.epoch);
         cold.failed.take().map_or(Ok(()), Err)
     }
@@ -346,7 +358,7 @@ impl Log {
             cold.absent -= 1;
             cold.awaited -= usize::from(cold.clock.is_held(page));
             cold.clock.touch(page);
-            attach(&mut self.pages, page, fetched);
+            attach(&mut self.pages, page, fetched, &mut self.bytes);
         }
         self.cold = Some(cold);
         if let Err(error) = fetched {
@@ -354,33 +366,42 @@ impl Log {
         }
     }
 
-    /// True when the rows of `page` are in memory; otherwise asks for them to be read back, and for some of the pages behind it in
-    /// the group's list, and the caller comes again later. For everything that passes over pages in the background. Others may
-    /// leave memory. [`Log::ready`] and [`Log::tend_memory`] tell of a read that failed; until then nothing more is read.
-    pub fn ask(&mut self, page: u32) -> bool {
+    /// True when the rows of `page` are in memory; otherwise asks for them to be read back, and for some of those `ahead`, and the
+    /// caller comes again later. For everything that passes over pages in the background. Others may leave memory.
+    /// [`Log::ready`] and [`Log::tend_memory`] tell of a read that failed; until then nothing more is read.
+    pub fn ask(&mut self, page: u32, ahead: impl IntoIterator<Item = u32>) -> bool {
         if self.pages.resident(page).is_some() {
             return true;
         }
         let Some(mut cold) = self.cold.take() else { unreachable!("only a table with a budget drops pages") };
         if cold.failed.is_none() {
-            let mut ahead = page;
-            for _ in 0..READ_AHEAD {
-                let room = cold.fetcher.reserved_bytes() < cold.budget / 4;
-                if ahead == NONE || ahead != page && !room {
+            self.start_read(&mut cold, page);
+            for ahead in ahead.into_iter().take(READ_AHEAD) {
+                if cold.fetcher.reserved_bytes() >= cold.budget / 4 {
                     break;
                 }
                 self.start_read(&mut cold, ahead);
-                ahead = self.pages.meta(ahead).next;
             }
             cold.make_room(&mut self.pages, self.epoch);
-            self.counters.page_reads += cold.poll_reads(&mut self.pages);
+            self.counters.page_reads += cold.poll_reads(&mut self.pages, &mut self.bytes);
         }
         self.cold = Some(cold);
         self.pages.resident(page).is_some()
     }
 
+    /// As [`Log::ask`], for whoever goes through a group's list: reads ahead in it.
+    pub fn ask_in_order(&mut self, page: u32) -> bool {
+        if self.pages.resident(page).is_some() {
+            return true;
+        }
+        let next = |page: &u32| Some(self.pages.meta(*page).next).filter(|next| *next != NONE);
+        let ahead: Vec<u32> = std::iter::successors(next(&page), next).take(READ_AHEAD).collect();
+        self.ask(page, ahead)
+    }
+
     /// `page` is about to be given back.
     pub fn page_goes(&mut self, page: u32) {
+        self.pages.seal(page, self.epoch);
         let Some(cold) = &mut self.cold else { return };
         if self.pages.resident(page).is_none() {
             cold.absent -= 1;
@@ -414,6 +435,14 @@ impl Log {
             let is_in = |home: &Source| matches!(home, Source::Block { segment, .. } if &**segment == path);
             self.segments.knows(path) || homes.values().any(is_in)
         });
+    }
+
+    /// Closes all files, so that the next read opens one.
+    #[cfg(test)]
+    pub fn close_all_files(&mut self) {
+        if let Some(cold) = &mut self.cold {
+            cold.fetcher.keep_files(|_| false);
+        }
     }
 
     /// No page has its place in a segment of the job any more: those without memory are remembered where they are.

@@ -8,6 +8,8 @@ mod fetch;
 mod scratch;
 mod memory;
 #[cfg(test)]
+mod table_tests;
+#[cfg(test)]
 mod tests;
 
-pub(super) use memory::Cold;
+pub(super) use memory::{Cold, READ_AHEAD};
