@@ -7,10 +7,12 @@ use super::page::RowShape;
 use super::table::{LogTable, whole};
 use crate::codec::{Data, Key};
 
+/// True of encoded values that have expired at some time.
+type Expired = Box<dyn Fn(&[u8], u64) -> bool + Send>;
+
 /// Which rows of a table have expired, and how far the present pass over them has come.
 pub(super) struct Expiry {
-    /// True of an encoded value that was last accessed at most at a time.
-    expired: Box<dyn Fn(&[u8], u64) -> bool + Send>,
+    expired: Expired,
     /// Rows not accessed since have expired.
     until_ms: Option<u64>,
     step_ms: u64,

@@ -5,7 +5,7 @@
 //! - a chunk that is missing has no elements: with a time to live, a table may drop rows whose elements have all expired;
 //! - what lies in chunks that no head counts is never read: a chunk is written anew when it is opened.
 
-use super::row::Row;
+use super::row::{Row, Touch};
 use super::scoped::Scoped;
 use crate::codec::{Data, Key};
 use crate::key_group::{KeyGroup, KeyGroups};
@@ -133,7 +133,7 @@ impl<Q: Key, E: Data> ListTable<Q, E> {
         hash: u64,
         key: &Q,
         mut keep: impl FnMut(&E) -> bool,
-        touch: Option<(u64, &dyn Fn(&mut E))>,
+        touch: Option<Touch<'_, E>>,
     ) -> bool {
         let head = row_key(key, 0);
         let Some(spread) = self.rows.read(hash, &head, |row| row.spread) else { return false };
@@ -163,7 +163,7 @@ impl<Q: Key, E: Data> ListTable<Q, E> {
         hash: u64,
         key: &Scoped<Q, u32>,
         keep: &mut impl FnMut(&E) -> bool,
-        touch: Option<(u64, &dyn Fn(&mut E))>,
+        touch: Option<Touch<'_, E>>,
     ) -> bool {
         let verdicts = self.rows.read(hash, key, |row| row.items().iter().map(&mut *keep).collect());
         let verdicts: Vec<bool> = verdicts.unwrap_or_default();

@@ -8,9 +8,12 @@ use crate::key_group::{KeyGroup, KeyGroups};
 use crate::table::{Backend, StateTable};
 use std::ops::Range;
 
+/// Maps whose entries expire.
+type Expiring<Q, U, V> = MapTable<Q, U, WithTtl<V>>;
+
 /// The `MapState` of every key: from user keys `U` to user values `V`.
 pub struct MapStates<Q: Key, U: Key, V: Data> {
-    kept: Kept<MapTable<Q, U, V>, MapTable<Q, U, WithTtl<V>>>,
+    kept: Kept<MapTable<Q, U, V>, Expiring<Q, U, V>>,
 }
 
 /// True when all entries of a row, and of its chunks, were last accessed at most at `until_ms`.
@@ -119,7 +122,10 @@ impl<Q: Key, U: Key, V: Data> MapStates<Q, U, V> {
                 let now = clock.tick(now_ms, &mut maps.rows);
                 let keep = |user_key: &U, value: &WithTtl<V>| {
                     let expired = now.expired(value.last_access_ms);
-                    (!expired || now.returns_expired) && keep(user_key, &value.value) && !expired
+                    if expired && now.returns_expired {
+                        keep(user_key, &value.value);
+                    }
+                    !expired && keep(user_key, &value.value)
                 };
                 let renew = |value: &mut WithTtl<V>| value.last_access_ms = now.ms;
                 maps.retain(hash, key, keep, now.renews.then_some((now.ms, &renew)));

@@ -9,7 +9,7 @@
 //!   head then counts more than there are, until the next look at the whole map;
 //! - what lies in chunks that no head counts is never read: a chunk is written anew when it is opened.
 
-use super::row::{CHUNK_BYTES, Row, fields_of};
+use super::row::{CHUNK_BYTES, Row, Touch, fields_of};
 use super::scoped::Scoped;
 use crate::codec::{Data, DecodeError, Field, Key, Reader, Schema};
 use crate::key_group::{KeyGroup, KeyGroups};
@@ -316,7 +316,7 @@ impl<Q: Key, U: Key, V: Data> MapTable<Q, U, V> {
         hash: u64,
         key: &Q,
         mut keep: impl FnMut(&U, &V) -> bool,
-        touch: Option<(u64, &dyn Fn(&mut V))>,
+        touch: Option<Touch<'_, V>>,
     ) {
         let head = row_key(key, 0);
         let Some(spread) = self.rows.read(hash, &head, |row| row.spread) else { return };
@@ -341,7 +341,7 @@ impl<Q: Key, U: Key, V: Data> MapTable<Q, U, V> {
         hash: u64,
         row: &Scoped<Q, u32>,
         keep: &mut impl FnMut(&U, &V) -> bool,
-        touch: Option<(u64, &dyn Fn(&mut V))>,
+        touch: Option<Touch<'_, V>>,
     ) -> Count {
         let looked = self.rows.read(hash, row, |row| {
             let keep = |entry: &Entry<U, V>| keep(&entry.user_key, &entry.value);

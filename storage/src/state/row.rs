@@ -12,6 +12,9 @@ use crate::codec::{Data, DecodeError, Field, Reader, Schema};
 /// Items of about this many bytes make a full row.
 pub(super) const CHUNK_BYTES: usize = 1 << 10;
 
+/// When a collection is touched, and what that changes of its items.
+pub(super) type Touch<'a, E> = (u64, &'a dyn Fn(&mut E));
+
 /// Rows of a collection: `H` is what a head knows of the chunks, `E` an item.
 #[derive(Clone, Debug)]
 pub(super) struct Row<H, E> {

@@ -11,6 +11,9 @@ use thalweg_storage::table::StateTable;
 const TTL_MS: u64 = 100;
 const KEY: u64 = 7;
 
+/// What each kind returns: value, list, map, maximum, sum and count.
+type Found = (Option<u64>, Vec<u64>, Vec<(u64, u64)>, Option<u64>, Option<(u64, u64)>);
+
 /// All kinds with one time to live, under one key.
 struct Kinds {
     hash: u64,
@@ -44,10 +47,7 @@ impl Kinds {
     }
 
     /// What each kind returns.
-    fn read(
-        &mut self,
-        now_ms: u64,
-    ) -> (Option<u64>, Vec<u64>, Vec<(u64, u64)>, Option<u64>, Option<(u64, u64)>) {
+    fn read(&mut self, now_ms: u64) -> Found {
         let mut entries = self.maps.entries(now_ms, self.hash, &KEY);
         entries.sort_unstable();
         (
@@ -77,11 +77,10 @@ impl Kinds {
     }
 }
 
-const NOTHING: (Option<u64>, Vec<u64>, Vec<(u64, u64)>, Option<u64>, Option<(u64, u64)>) =
-    (None, Vec::new(), Vec::new(), None, None);
+const NOTHING: Found = (None, Vec::new(), Vec::new(), None, None);
 
 /// What [`Kinds::read`] returns of one written value.
-fn only(value: u64) -> (Option<u64>, Vec<u64>, Vec<(u64, u64)>, Option<u64>, Option<(u64, u64)>) {
+fn only(value: u64) -> Found {
     (Some(value), vec![value], vec![(value, value)], Some(value), Some((value, 1)))
 }
 
