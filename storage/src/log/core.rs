@@ -248,7 +248,7 @@ impl Log {
         page
     }
 
-    /// Adds a key that is absent.
+    /// Adds a key that is absent; the page and slot of its row.
     #[inline(always)]
     pub fn add(
         &mut self,
@@ -257,10 +257,11 @@ impl Log {
         key: &[u8],
         value_bytes: usize,
         write: impl FnOnce(&mut [u8]),
-    ) {
+    ) -> (u32, u32) {
         let (page, slot) = self.append(shape, self.group_of(hash), key, value_bytes, write);
         self.pages.meta_mut(page).fresh.set(slot);
         self.index.insert(hash, page, slot);
+        (page, slot)
     }
 
     /// Gives a found key another value: in place where the row may change and keeps its length, else by a new row.

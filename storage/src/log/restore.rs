@@ -24,7 +24,10 @@ impl Log {
                     self.store(shape, *hash, key, hit, value.len(), |out| out.copy_from_slice(value));
                 }
                 (None, Some(value)) => {
-                    self.add(shape, *hash, key, value.len(), |out| out.copy_from_slice(value))
+                    let (page, slot) =
+                        self.add(shape, *hash, key, value.len(), |out| out.copy_from_slice(value));
+                    // Its segment may stay part of checkpoints for other rows: a removal must leave a tombstone.
+                    self.pages.meta_mut(page).fresh.unset(slot);
                 }
                 (Some(hit), None) => self.delete(shape, *hash, key, hit),
                 (None, None) => {}
@@ -43,6 +46,9 @@ impl Log {
         let index = usize::from(group - self.range.start);
         if rows.is_empty() || rows.len() > SLOTS_MAX || self.pages.groups[index].first_dirty != NONE {
             // A clean page must not follow a dirty one, whose rows will be written, and so replayed, after those of all places.
+            // The segment may stay for the sake of other groups; then these rows are in it as well, and tombstones must not die.
+            let segment = self.segments.number_of(&place.segment);
+            self.segments.add_block(segment, index as u16, rows.len() as u32, place.bytes);
             return self.restore_rows(group, rows);
         }
         let hashes = self.check(group, rows)?;

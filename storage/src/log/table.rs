@@ -143,7 +143,9 @@ impl<K: Key, V: Data> LogTable<K, V> {
     #[inline(always)]
     fn add(&mut self, hash: u64, key: &[u8], value: &V) {
         match V::FIXED_BYTES {
-            Some(bytes) => self.log.add(Self::SHAPE, hash, key, bytes, |out| value.encode_fixed(out)),
+            Some(bytes) => {
+                self.log.add(Self::SHAPE, hash, key, bytes, |out| value.encode_fixed(out));
+            }
             None => self.with_value(value, |table, bytes, write| {
                 table.log.add(Self::SHAPE, hash, key, bytes, write);
             }),

@@ -383,3 +383,30 @@ fn a_block_restored_behind_loose_rows_is_written_again_with_them() {
     table.begin_snapshot(0, &[GroupPlan::Delta]);
     assert_eq!(table.segments_needed(), Some(Vec::new()));
 }
+
+#[test]
+fn a_key_restored_as_a_loose_row_and_then_removed_leaves_a_tombstone_while_its_segment_stays() {
+    let groups = KeyGroups::new(2);
+    let (loose, other) = (key_of_group(groups, 0), key_of_group(groups, 1));
+    let row = |key: u64| {
+        let mut rows = Rows::new(Some(8), Some(8));
+        rows.push(&key, Some(&7u64));
+        rows
+    };
+    let place = |index| BlockPlace { segment: "seg".into(), index, offset: 40, bytes: 90 };
+    let mut table = LogTable::<u64, u64>::new("state", groups, 0..2, LogOptions::default());
+    table.restore_rows(0, &row(loose)).unwrap();
+    table.restore_block(0, &row(loose), &place(0)).unwrap();
+    table.restore_block(1, &row(other), &place(1)).unwrap();
+    table.restored();
+    assert!(table.remove(loose.key_hash(), &loose));
+    assert_eq!(table.log.tombstones, 1, "what the segment says of the key is still to be undone");
+    assert!(table.log.segments.any_older(0, None));
+    table.begin_snapshot(0, &[GroupPlan::Delta; 2]);
+    assert_eq!(table.segments_needed(), Some(vec!["seg".into()]));
+}
+
+/// A key that lies in `group`.
+fn key_of_group(groups: KeyGroups, group: u16) -> u64 {
+    (0..).find(|key: &u64| groups.group_of(key.key_hash()) == group).expect("every group has keys")
+}
