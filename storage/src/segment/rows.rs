@@ -8,14 +8,18 @@
 //! | keys       | a column                              | the encoded keys                                         |
 //! | values     | a column                              | the encoded values; of a tombstone zeros, or no bytes    |
 //!
-//! A column of fixed length w holds n × w bytes in planes: the first bytes of all, then the second bytes of all, and so
-//! on. High bytes of counters are mostly equal, so this compresses better and faster than whole values side by side.
+//! A column of fixed length w, at most 32, holds n × w bytes in planes: the first bytes of all, then the second bytes of all,
+//! and so on. High bytes of counters are mostly equal, so this compresses better and faster than whole values side by side.
+//! Longer entries are rather text or mixtures, for which planes cost time and gain little: they lie one behind the other.
 //! A column of varying length holds n lengths as a column of width 4, then the encodings one behind the other.
 //!
 //! Always true: columns have an entry for every row, and the bitmap as many bits as there are rows, rounded up.
 
 use super::format::{BlockKind, Mismatch, ROW_BYTES_MAX, VARIES};
 use std::ops::Range;
+
+/// Longest entries, in bytes, that are stored in planes.
+const PLANES_MAX: usize = 32;
 
 /// One column of rows.
 #[derive(Clone, Debug)]
@@ -117,9 +121,9 @@ impl Column {
     }
 }
 
-/// Appends `bytes`, entries of `width` bytes, to `out` in planes.
+/// Appends `bytes`, entries of `width` bytes, to `out` in planes, or as they are where entries are long.
 fn split_planes(bytes: &[u8], width: usize, out: &mut Vec<u8>) {
-    if width <= 1 {
+    if width <= 1 || width > PLANES_MAX {
         return out.extend_from_slice(bytes);
     }
     let rows = bytes.len() / width;
@@ -182,7 +186,7 @@ fn transpose(mut words: [u64; 8]) -> [u64; 8] {
 
 /// Undoes [`split_planes`].
 fn join_planes(planes: &[u8], width: usize) -> Vec<u8> {
-    if width <= 1 {
+    if width <= 1 || width > PLANES_MAX {
         return planes.to_vec();
     }
     let rows = planes.len() / width;

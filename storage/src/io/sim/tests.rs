@@ -322,7 +322,7 @@ fn a_second_crash_takes_nothing_more() {
 }
 
 #[test]
-fn all_images_in_turn_are_those_that_seeds_find() {
+fn all_images_in_turn_include_every_one_that_seeds_find() {
     let (disk, handle) = disk();
     let file = handle.open("/f", OpenMode::CreateNew).wait().unwrap();
     write(&handle, file, 0, vec![1; 700]);
@@ -330,7 +330,14 @@ fn all_images_in_turn_are_those_that_seeds_find() {
     for profile in PROFILES {
         let mut found = BTreeSet::new();
         assert!(disk.each_crash_image(profile, 10_000, |image| _ = found.insert(image.read_file("/f").ok())));
-        assert_eq!(found, outcomes(&disk, profile, "/f"), "{profile:?}");
+        let of_seeds = outcomes(&disk, profile, "/f");
+        assert!(
+            of_seeds.is_subset(&found),
+            "{profile:?}: seeds find {}, all are {}",
+            of_seeds.len(),
+            found.len()
+        );
+        assert!(found.contains(&None) && found.iter().flatten().any(|content| content.len() == 1_300));
     }
     let mut count = 0;
     assert!(!disk.each_crash_image(CrashProfile::Weak, 5, |_| count += 1));
