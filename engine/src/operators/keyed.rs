@@ -17,7 +17,7 @@ use thalweg_storage::table::{Backend, KeyedTable, StateTable};
 use thalweg_storage::{Data, Key};
 
 /// Records that are announced to a hash table at once: as many as have their buckets in the nearest cache together.
-const HASH_MAP_WINDOW: usize = 256;
+const MEMORY_WINDOW: usize = 256;
 
 /// User code over keyed state.
 pub struct KeyedProcess<K, E, S, F, U> {
@@ -108,8 +108,8 @@ impl<K: Key> Upcoming<K> {
     /// together, those of a whole batch.
     pub(super) fn window_of(backend: &Backend) -> Option<usize> {
         match backend {
-            Backend::HashMap => Some(HASH_MAP_WINDOW),
-            _ => None,
+            Backend::Log(options) if options.memory_bytes.is_some() => None,
+            _ => Some(MEMORY_WINDOW),
         }
     }
 

@@ -11,6 +11,12 @@ impl Bits {
         self.0.get(slot as usize / 64).is_some_and(|word| word >> (slot % 64) & 1 != 0)
     }
 
+    /// The address of the bit of `slot`, for loading it ahead; need not be valid.
+    #[inline(always)]
+    pub fn address(&self, slot: u32) -> *const u8 {
+        self.0.as_ptr().wrapping_add(slot as usize / 64).cast()
+    }
+
     /// Adds `slot`.
     #[inline(always)]
     pub fn set(&mut self, slot: u32) {

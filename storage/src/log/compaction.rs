@@ -18,6 +18,9 @@ use super::segments::{Segments, Totals};
 /// Most pages that are gathered before they are emptied.
 const GATHERED_MAX: usize = 4_096;
 
+/// Rows whose index entries are brought near together.
+const PREFETCHED_ROWS: u32 = 64;
+
 /// A page is sparse when its live rows take less than so many percent of its memory; tried in this order.
 const SPARSE_PERCENT: [usize; 3] = [25, 40, 55];
 
@@ -96,6 +99,8 @@ pub(super) struct Compaction {
     gathered: Vec<(u32, u64)>,
     /// The next row of the last one.
     slot: u32,
+    /// Its rows below this have had their index entries prefetched.
+    prefetched: u32,
     /// `Log::retired` at the last decision that found nothing to do.
     idle_at: Option<u64>,
     /// Tombstones when work on them began.
@@ -181,7 +186,7 @@ impl Log {
                 match self.empty_page(page, sequence, &mut left) {
                     Progress::Emptied => {
                         self.compaction.gathered.pop();
-                        self.compaction.slot = 0;
+                        (self.compaction.slot, self.compaction.prefetched) = (0, 0);
                     }
                     Progress::OutOfTime => return true,
                     Progress::Waits => return false,
@@ -301,6 +306,9 @@ impl Log {
                     return Progress::OutOfTime;
                 }
                 *left -= 1;
+                if slot >= self.compaction.prefetched {
+                    self.prefetch_entries(page, slot);
+                }
                 // A cold page is read back first; meanwhile there may be other things to do.
                 if !self.ask_gathered(page) || !self.move_row(page, slot) {
                     return Progress::Waits;
@@ -309,6 +317,20 @@ impl Log {
             self.compaction.slot += 1;
         }
         Progress::Emptied
+    }
+
+    /// Brings the index entries of the next rows that count near the processor, those of `slot` and a few behind it.
+    fn prefetch_entries(&mut self, page: u32, slot: u32) {
+        let meta = self.pages.meta(page);
+        let end = meta.count.min(slot + PREFETCHED_ROWS);
+        let Some(rows) = self.pages.resident(page) else { return };
+        for slot in (slot..end).filter(|slot| !meta.gone.get(*slot)) {
+            let key = self.pages.shape.key_value(rows, slot as usize).0;
+            if let Ok(hash) = (self.codec.hash_of)(key, self.key_groups) {
+                self.index.prefetch(hash);
+            }
+        }
+        self.compaction.prefetched = end;
     }
 
     /// Asks for the page that is being emptied, and reads those ahead that come next.

@@ -13,6 +13,7 @@
 use super::bits::Bits;
 use super::leaf::PAGES_MAX;
 use super::page::{PAGE_BYTES, PageEntry, PageMemory, RowShape};
+use crate::table::prefetch_line;
 
 /// Stands for no page.
 pub(super) const NONE: u32 = u32::MAX;
@@ -161,6 +162,23 @@ impl Pages {
     #[inline(always)]
     pub fn entry(&self, page: u32) -> Option<&PageEntry> {
         self.entries.get(page as usize)
+    }
+
+    /// Starts loading what is known of `page`.
+    #[inline(always)]
+    pub fn prefetch_meta(&self, page: u32) {
+        if let Some(meta) = self.metas.get(page as usize) {
+            prefetch_line(std::ptr::from_ref(&meta.gone).cast());
+            prefetch_line(std::ptr::from_ref(&meta.live).cast());
+        }
+    }
+
+    /// Starts loading the bit that says whether a row is gone.
+    #[inline(always)]
+    pub fn prefetch_gone(&self, page: u32, slot: u32) {
+        if let Some(meta) = self.metas.get(page as usize) {
+            prefetch_line(meta.gone.address(slot));
+        }
     }
 
     /// The rows of `page`, if they are in memory.

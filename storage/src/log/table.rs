@@ -77,15 +77,24 @@ impl<K: Key, V: Data> LogTable<K, V> {
             }
             self.log.counters.page_hits += count as u64;
         }
-        let (index, pages) = (&self.log.index, &self.log.pages);
+        let Log { index, pages, epoch, .. } = &self.log;
         hashes.clone().for_each(|hash| index.prefetch(hash));
-        hashes.for_each(|hash| {
+        let mut sealed = 0;
+        hashes.clone().for_each(|hash| {
             index.candidates(hash, |page, slot| {
                 if let Some(entry) = pages.entry(page) {
                     prefetch_line(entry.address(Self::SHAPE.first_touched(entry.capacity(), slot as usize)));
+                    if entry.epoch != *epoch {
+                        pages.prefetch_meta(page);
+                        sealed += 1;
+                    }
                 }
             });
         });
+        // A change of a sealed row marks it as gone.
+        if sealed > 0 {
+            hashes.for_each(|hash| index.candidates(hash, |page, slot| pages.prefetch_gone(page, slot)));
+        }
         count
     }
 
