@@ -337,7 +337,10 @@ fn all_images_in_turn_include_every_one_that_seeds_find() {
             of_seeds.len(),
             found.len()
         );
-        assert!(found.contains(&None) && found.iter().flatten().any(|content| content.len() == 1_300));
+        if matches!(profile, CrashProfile::Prefix | CrashProfile::Weak) {
+            assert!(found.contains(&None), "{profile:?}: the name may be lost");
+            assert!(found.iter().flatten().any(|content| content.len() == 1_300), "{profile:?}: all may be kept");
+        }
     }
     let mut count = 0;
     assert!(!disk.each_crash_image(CrashProfile::Weak, 5, |_| count += 1));
