@@ -83,12 +83,29 @@ impl Arena {
         let start = *start;
         region.free.push(block);
         self.used -= 1;
-        // An empty region stays while there is little spare: memory that the system gives back to us later has to be cleared.
-        let is_spare = self.used > 0 && self.blocks - self.used <= region.blocks + self.used / GROWTH;
-        if region.used() > 0 || is_spare {
-            self.roomy.insert(start);
-            return;
+        self.roomy.insert(start);
+        if region.used() == 0 {
+            self.free_spare(start);
         }
+    }
+
+    /// An empty region stays while there is little spare, as memory that the system takes and gives again has to be cleared;
+    /// otherwise frees the one at `start`, and all other empty ones if that is not enough.
+    #[cold]
+    fn free_spare(&mut self, start: usize) {
+        let own = self.regions.get(&start).map_or(0, |region| region.blocks);
+        let allowed = if self.used == 0 { 0 } else { own + self.used / GROWTH };
+        if self.blocks - self.used > allowed {
+            self.free_region(start);
+        }
+        if self.blocks - self.used > allowed {
+            let empty = self.regions.iter().filter(|(_, region)| region.used() == 0).map(|(start, _)| *start);
+            empty.collect::<Vec<_>>().into_iter().for_each(|start| self.free_region(start));
+        }
+    }
+
+    /// Frees a region without used blocks.
+    fn free_region(&mut self, start: usize) {
         self.roomy.remove(&start);
         if let Some(region) = self.regions.remove(&start) {
             self.blocks -= region.blocks;

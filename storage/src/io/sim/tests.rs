@@ -339,7 +339,10 @@ fn all_images_in_turn_include_every_one_that_seeds_find() {
         );
         if matches!(profile, CrashProfile::Prefix | CrashProfile::Weak) {
             assert!(found.contains(&None), "{profile:?}: the name may be lost");
-            assert!(found.iter().flatten().any(|content| content.len() == 1_300), "{profile:?}: all may be kept");
+            assert!(
+                found.iter().flatten().any(|content| content.len() == 1_300),
+                "{profile:?}: all may be kept"
+            );
         }
     }
     let mut count = 0;
