@@ -307,7 +307,8 @@ impl<B: Body> OperatorTask<B> {
 
     /// Does upkeep of keyed state for a while. Returns whether there is more to do at once.
     fn maintain(&mut self) -> Result<bool, Failure> {
-        if !matches!(self.phase, Phase::Running | Phase::Closing) {
+        // A snapshot that reads pages back hears of a failed read by way of upkeep.
+        if !matches!(self.phase, Phase::Running | Phase::Closing) && self.in_progress.is_empty() {
             return Ok(false);
         }
         let stage = self.parts.body.stage();
