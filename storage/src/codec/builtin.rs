@@ -179,6 +179,16 @@ impl Data for u8 {
     fn decode_all(count: usize, input: &mut &[u8]) -> Result<Vec<Self>, DecodeError> {
         Ok(take(input, count, "byte string")?.to_vec())
     }
+
+    #[inline]
+    fn decode_array<const N: usize>(input: &mut &[u8]) -> Result<[Self; N], DecodeError> {
+        take_array(input, "byte array")
+    }
+
+    #[inline]
+    fn encode_all_fixed(values: &[Self], out: &mut [u8]) {
+        out.copy_from_slice(values);
+    }
 }
 
 impl Data for bool {
@@ -387,12 +397,9 @@ impl<T: Data, const N: usize> Data for [T; N] {
         T::encode_all(self, out);
     }
 
+    #[inline]
     fn decode(input: &mut &[u8]) -> Result<Self, DecodeError> {
-        let mut values = [const { None }; N];
-        for value in &mut values {
-            *value = Some(T::decode(input)?);
-        }
-        Ok(values.map(|value| value.expect("every element was just decoded")))
+        T::decode_array(input)
     }
 
     fn reader(stored: &Schema) -> Option<Reader<Self>> {
@@ -419,10 +426,7 @@ impl<T: Data, const N: usize> Data for [T; N] {
 
     #[inline]
     fn encode_fixed(&self, out: &mut [u8]) {
-        let bytes = T::FIXED_BYTES.unwrap_or(0);
-        for (i, value) in self.iter().enumerate() {
-            value.encode_fixed(&mut out[i * bytes..(i + 1) * bytes]);
-        }
+        T::encode_all_fixed(self, out);
     }
 }
 

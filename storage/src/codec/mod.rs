@@ -86,6 +86,25 @@ pub trait Data: Clone + Send + 'static {
         }
     }
 
+    /// Writes all of `values`, of fixed length, to `out`, which has exactly the bytes that they take: a short cut for bytes.
+    #[doc(hidden)]
+    fn encode_all_fixed(values: &[Self], out: &mut [u8]) {
+        let bytes = Self::FIXED_BYTES.unwrap_or(0);
+        for (i, value) in values.iter().enumerate() {
+            value.encode_fixed(&mut out[i * bytes..(i + 1) * bytes]);
+        }
+    }
+
+    /// Takes `N` values from the front of `input`: a short cut for bytes.
+    #[doc(hidden)]
+    fn decode_array<const N: usize>(input: &mut &[u8]) -> Result<[Self; N], DecodeError> {
+        let mut values = [const { None }; N];
+        for value in &mut values {
+            *value = Some(Self::decode(input)?);
+        }
+        Ok(values.map(|value| value.expect("every element was just decoded")))
+    }
+
     /// Takes `count` values from the front of `input`: a short cut for bytes.
     #[doc(hidden)]
     fn decode_all(count: usize, input: &mut &[u8]) -> Result<Vec<Self>, DecodeError> {
