@@ -60,7 +60,7 @@ struct Options {
     /// Directory of input, output and checkpoints. The same directory again continues the job.
     #[arg(long, default_value = "target/clicks")]
     dir: PathBuf,
-    /// Clicks of the input that the example makes [default: 20000000].
+    /// Clicks of the input that the example makes [default: 20000000, or three per user].
     #[arg(long)]
     clicks: Option<u64>,
     /// Users in that input; how often each one clicks follows Zipf's law [default: 1000000].

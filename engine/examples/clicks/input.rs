@@ -60,8 +60,10 @@ impl Input {
         users: Option<u64>,
         reporter: &Reporter,
     ) -> Result<Self, Error> {
-        let recipe =
-            Recipe { clicks: clicks.unwrap_or(CLICKS_DEFAULT), users: users.unwrap_or(USERS_DEFAULT).max(1) };
+        let users_made = users.unwrap_or(USERS_DEFAULT).max(1);
+        // Few users click often and most seldom: it takes some clicks until many of them have been seen.
+        let clicks_made = clicks.unwrap_or(CLICKS_DEFAULT.max(3 * users_made));
+        let recipe = Recipe { clicks: clicks_made, users: users_made };
         if dir.exists() {
             let made = std::fs::read_to_string(dir.join(RECIPE))
                 .map_err(|error| format!("{} was not made by this example: {error}", dir.display()))?;
