@@ -177,8 +177,11 @@ impl Log {
             }
             // A cold page is read back first.
             if !self.ask_in_order(next.page) {
-                self.snapshots.writing = Some(writing);
-                return Written::Waits;
+                if rows != usize::MAX {
+                    self.snapshots.writing = Some(writing);
+                    return Written::Waits;
+                }
+                self.fetch(next.page);
             }
             visited += ROWS_PER_BLOCK;
             if writing.plan[writing.group] == GroupPlan::Delta {

@@ -2,13 +2,16 @@
 
 use crate::codec::Data;
 use crate::error::StoreError;
+use crate::ids::{AttemptId, CheckpointId};
 use crate::io::{DiskHandle, Fault, OpKind, SimDisk, StdDisk};
 use crate::log::LogOptions;
 use crate::log::tests::job::{Job, Sample};
-use crate::table::StateTable;
+use crate::segment::SegmentBuilder;
+use crate::table::{GroupPlan, StateTable, Written};
 use proptest::prelude::*;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 const DIR: &str = "/job";
 
@@ -185,6 +188,35 @@ fn a_savepoint_of_cold_state_waits_for_its_reads_and_never_blocks() {
     assert!(waited > 50, "{waited}");
     assert_eq!(job.table.stats().page_reads_blocking, blocking);
     job.complete(0);
+}
+
+#[test]
+fn a_snapshot_that_has_to_be_finished_at_once_reads_cold_pages_within_the_call() {
+    let (sim, mut job) = filled(100_000);
+    let blocking = job.table.stats().page_reads_blocking;
+    let epoch = job.table.begin_snapshot(0, &[GroupPlan::Base; 2]);
+    let (id, meta) = (CheckpointId(1_000), [job.table.meta()]);
+    let mut out = SegmentBuilder::new("shared/seg-at-once", id, AttemptId(1), job.groups, 0..2, &meta, 1);
+    let (mut written, finished) = (Written::More, AtomicBool::new(false));
+    sim.set_deferred(true);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            while !finished.load(Ordering::Acquire) {
+                sim.complete_next(0);
+                std::thread::yield_now();
+            }
+        });
+        while !matches!(written, Written::Done | Written::Waits) {
+            written = job.table.advance_snapshot(&mut out, usize::MAX);
+        }
+        finished.store(true, Ordering::Release);
+    });
+    sim.set_deferred(false);
+    sim.complete_all();
+    assert_eq!(written, Written::Done);
+    assert!(job.table.stats().page_reads_blocking > blocking);
+    assert!(out.raw_bytes() >= 100_000 * 16, "all rows are there: {} bytes", out.raw_bytes());
+    job.table.aborted(epoch);
 }
 
 #[test]
