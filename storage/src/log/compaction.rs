@@ -50,7 +50,7 @@ impl Default for Limits {
             slack_bytes: PAGE_BYTES as u64,
             tombstone_percent: 10,
             tombstones: 1_024,
-            segments: 192,
+            segments: 112,
             segment_bytes: 2 << 20,
         }
     }
