@@ -42,7 +42,7 @@ pub struct Common {
     /// Runs RocksDB and fjall beside it, on the same data with the same memory
     #[arg(long)]
     pub peers: bool,
-    /// File that the rows are appended to, instead of target/bench/<scenario>.jsonl
+    /// File that the rows are appended to, instead of target/bench/SCENARIO.jsonl
     #[arg(long, value_name = "FILE")]
     pub json: Option<PathBuf>,
 }

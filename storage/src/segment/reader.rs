@@ -47,7 +47,7 @@ impl Source for &[u8] {
 pub struct BlockEntry {
     /// Index of the block in the file.
     pub index: u32,
-    /// Index of the state in [`SegmentReader::states`].
+    /// Index of the state in [`SegmentIndex::states`].
     pub state: u16,
     /// Key group of its rows.
     pub group: KeyGroup,
