@@ -46,7 +46,7 @@ impl Default for Limits {
     fn default() -> Self {
         Limits {
             disk_percent: 188,
-            memory_percent: 190,
+            memory_percent: 210,
             slack_bytes: PAGE_BYTES as u64,
             tombstone_percent: 10,
             tombstones: 1_024,
@@ -101,6 +101,8 @@ pub(super) struct Compaction {
     slot: u32,
     /// Its rows below this have had their index entries prefetched.
     prefetched: u32,
+    /// What is gathered is there for being sparse.
+    sparse: bool,
     /// `Log::retired` at the last decision that found nothing to do.
     idle_at: Option<u64>,
     /// Tombstones when work on them began.
@@ -186,6 +188,7 @@ impl Log {
                 match self.empty_page(page, sequence, &mut left) {
                     Progress::Emptied => {
                         self.compaction.gathered.pop();
+                        self.end_when_small_enough();
                         (self.compaction.slot, self.compaction.prefetched) = (0, 0);
                     }
                     Progress::OutOfTime => return true,
@@ -242,6 +245,7 @@ impl Log {
     /// Looks for pages that stand in the way; true once there are any, or all have been looked at.
     fn gather(&mut self, left: &mut usize) -> bool {
         let Some(aim) = self.compaction.aim.take() else { return true };
+        self.compaction.sparse = matches!(aim, Aim::Sparse(_));
         let end = self.pages.numbers();
         while self.compaction.hand < end && self.compaction.gathered.len() < GATHERED_MAX {
             if *left == 0 {
@@ -317,6 +321,15 @@ impl Log {
             self.compaction.slot += 1;
         }
         Progress::Emptied
+    }
+
+    /// Gives up what is left of a pass over sparse pages once memory is within its limit: as all pages of one age are alike
+    /// sparse, a pass to its end would move them all at once.
+    fn end_when_small_enough(&mut self) {
+        if self.compaction.sparse && !is_over_memory(&self.compaction.limits, self.facts()) {
+            self.compaction.gathered.clear();
+            self.compaction.aim = None;
+        }
     }
 
     /// Brings the index entries of the next rows that count near the processor, those of `slot` and a few behind it.
