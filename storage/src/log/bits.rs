@@ -17,14 +17,13 @@ impl Bits {
         self.0.as_ptr().wrapping_add(slot as usize / 64).cast()
     }
 
-    /// Adds `slot`.
+    /// Adds `slot`; returns the bytes of memory that this has taken, seldom any.
     #[inline(always)]
-    pub fn set(&mut self, slot: u32) {
+    pub fn set(&mut self, slot: u32) -> usize {
         let word = slot as usize / 64;
-        if word >= self.0.len() {
-            self.lengthen(word);
-        }
+        let taken = if word < self.0.len() { 0 } else { self.lengthen(word) };
         self.0[word] |= 1 << (slot % 64);
+        taken
     }
 
     /// Takes `slot` out.
@@ -35,9 +34,11 @@ impl Bits {
         }
     }
 
-    /// Takes all out and gives the memory back.
-    pub fn clear(&mut self) {
+    /// Takes all out and gives the memory back; returns its bytes.
+    pub fn clear(&mut self) -> usize {
+        let bytes = self.bytes();
         self.0 = Vec::new();
+        bytes
     }
 
     /// Bytes of memory.
@@ -46,11 +47,13 @@ impl Bits {
     }
 
     #[cold]
-    fn lengthen(&mut self, word: usize) {
+    fn lengthen(&mut self, word: usize) -> usize {
+        let before = self.bytes();
         // Rows come in order, so a page's bits grow by doubling, up to 512 bytes.
         let words = (word + 1).next_power_of_two();
         self.0.reserve_exact(words - self.0.len());
         self.0.resize(words, 0);
+        self.bytes() - before
     }
 }
 
@@ -61,13 +64,13 @@ mod tests {
     #[test]
     fn bits_are_those_that_were_set() {
         let mut bits = Bits::default();
-        [3, 64, 4_095, 70].iter().for_each(|slot| bits.set(*slot));
+        let taken: usize = [3, 64, 4_095, 70].iter().map(|slot| bits.set(*slot)).sum();
         bits.unset(70);
         bits.unset(5);
         let found: Vec<u32> = (0..5_000).filter(|slot| bits.get(*slot)).collect();
         assert_eq!(found, [3, 64, 4_095]);
-        assert_eq!(bits.bytes(), 512);
-        bits.clear();
+        assert_eq!((bits.bytes(), taken), (512, 512));
+        assert_eq!(bits.clear(), 512);
         assert_eq!((bits.get(3), bits.bytes()), (false, 0));
     }
 }

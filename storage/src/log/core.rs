@@ -259,7 +259,7 @@ impl Log {
         write: impl FnOnce(&mut [u8]),
     ) -> (u32, u32) {
         let (page, slot) = self.append(shape, self.group_of(hash), key, value_bytes, write);
-        self.pages.meta_mut(page).fresh.set(slot);
+        self.pages.set_fresh(page, slot);
         self.index.insert(hash, page, slot);
         (page, slot)
     }
@@ -298,7 +298,7 @@ impl Log {
     ) {
         let (page, slot) = self.append(shape, self.group_of(hash), key, value_bytes, write);
         if hit.mutable && self.pages.meta(hit.page).fresh.get(hit.slot) {
-            self.pages.meta_mut(page).fresh.set(slot);
+            self.pages.set_fresh(page, slot);
         }
         self.index.replace(hit.cursor, hash, page, slot);
         self.retire(hit.page, hit.slot);
@@ -312,7 +312,7 @@ impl Log {
         } else if self.pages.meta(hit.page).fresh.get(hit.slot) {
             self.retire(hit.page, hit.slot);
         } else {
-            self.pages.meta_mut(hit.page).tombstones.set(hit.slot);
+            self.pages.set_tombstone(hit.page, hit.slot);
             self.tombstones += 1;
         }
         self.index.remove(hit.cursor);
@@ -322,7 +322,7 @@ impl Log {
     pub fn bury(&mut self, shape: RowShape, group: usize, key: &[u8]) {
         let value_bytes = shape.value.unwrap_or(0);
         let (page, slot) = self.append(shape, group, key, value_bytes, |value| value.fill(0));
-        self.pages.meta_mut(page).tombstones.set(slot);
+        self.pages.set_tombstone(page, slot);
         self.tombstones += 1;
     }
 
@@ -331,16 +331,16 @@ impl Log {
     pub fn retire(&mut self, page: u32, slot: u32) {
         self.snapshots.before_retire(&self.pages, page);
         let mutable = self.pages.is_mutable(page, self.epoch);
-        let meta = self.pages.meta_mut(page);
-        debug_assert!(!meta.gone.get(slot), "a row goes gone once");
-        meta.gone.set(slot);
-        meta.live -= 1;
+        debug_assert!(!self.pages.meta(page).gone.get(slot), "a row goes gone once");
+        self.pages.set_gone(page, slot);
         self.retired += 1;
-        if meta.tombstones.get(slot) {
+        if self.pages.meta(page).tombstones.get(slot) {
             self.tombstones -= 1;
         } else if mutable {
-            meta.tombstones.set(slot);
+            self.pages.set_tombstone(page, slot);
         }
+        let meta = self.pages.meta_mut(page);
+        meta.live -= 1;
         if let Some(place) = meta.place {
             self.segments.retire(place.segment);
         }

@@ -57,8 +57,15 @@ pub(super) struct PageMeta {
 }
 
 impl PageMeta {
+    /// Bytes of memory of the bits.
+    #[cfg(test)]
     fn bits_bytes(&self) -> usize {
         self.tombstones.bytes() + self.gone.bytes() + self.fresh.bytes()
+    }
+
+    /// Forgets all bits; returns the bytes of memory that this gave back.
+    fn clear_bits(&mut self) -> usize {
+        self.tombstones.clear() + self.gone.clear() + self.fresh.clear()
     }
 
     /// True while no completed checkpoint has the page.
@@ -87,6 +94,8 @@ pub(super) struct Pages {
     pub groups: Vec<Group>,
     free: Vec<u32>,
     memory: PageMemory,
+    /// Bytes of memory of the bits of all pages: counted here, as sizes are asked for several times a second.
+    bits_bytes: usize,
     next_sequence: u64,
     /// Bytes of the pages of the present epoch.
     pub mutable_bytes: usize,
@@ -102,6 +111,7 @@ impl Pages {
             groups: vec![group; groups],
             free: Vec::new(),
             memory: PageMemory::new(),
+            bits_bytes: 0,
             next_sequence: 1,
             mutable_bytes: 0,
         }
@@ -149,11 +159,17 @@ impl Pages {
         bytes
     }
 
+    /// Checks that the bytes of all bits are counted.
+    #[cfg(test)]
+    pub fn check_bits(&self) {
+        assert_eq!(self.bits_bytes, self.metas.iter().map(PageMeta::bits_bytes).sum::<usize>());
+    }
+
     /// Bytes of memory of everything else.
     pub fn meta_bytes(&self) -> usize {
         self.entries.capacity() * size_of::<PageEntry>()
             + self.metas.capacity() * size_of::<PageMeta>()
-            + self.metas.iter().map(PageMeta::bits_bytes).sum::<usize>()
+            + self.bits_bytes
             + self.groups.capacity() * size_of::<Group>()
             + self.free.capacity() * size_of::<u32>()
     }
@@ -263,6 +279,29 @@ impl Pages {
         page
     }
 
+    /// A row of `page` is no longer the latest word of its key.
+    #[inline(always)]
+    pub fn set_gone(&mut self, page: u32, slot: u32) {
+        self.bits_bytes += self.metas[page as usize].gone.set(slot);
+    }
+
+    /// A row of `page` deletes its key.
+    #[inline(always)]
+    pub fn set_tombstone(&mut self, page: u32, slot: u32) {
+        self.bits_bytes += self.metas[page as usize].tombstones.set(slot);
+    }
+
+    /// The key of a row of `page` was absent before it.
+    #[inline(always)]
+    pub fn set_fresh(&mut self, page: u32, slot: u32) {
+        self.bits_bytes += self.metas[page as usize].fresh.set(slot);
+    }
+
+    /// Forgets which rows of a sealed page were fresh.
+    pub fn clear_fresh(&mut self, page: u32) {
+        self.bits_bytes -= self.metas[page as usize].fresh.clear();
+    }
+
     /// Gives a page without memory `capacity` bytes of it.
     pub fn attach(&mut self, page: u32, capacity: usize) {
         self.memory.attach(&mut self.entries[page as usize], capacity);
@@ -286,9 +325,7 @@ impl Pages {
         meta.place = None;
         meta.live = 0;
         meta.count = 0;
-        meta.tombstones.clear();
-        meta.gone.clear();
-        meta.fresh.clear();
+        self.bits_bytes -= meta.clear_bits();
         if list.head == page {
             list.head = next;
         }
@@ -314,9 +351,7 @@ impl Pages {
     pub fn restart(&mut self, page: u32) {
         let meta = &mut self.metas[page as usize];
         (meta.count, meta.live, meta.used) = (0, 0, 0);
-        meta.tombstones.clear();
-        meta.gone.clear();
-        meta.fresh.clear();
+        self.bits_bytes -= meta.clear_bits();
     }
 
     /// Moves each group's border between clean and dirty pages to where it belongs after pages got a place.

@@ -69,7 +69,7 @@ impl Log {
             let (key, value) = rows.get(slot as usize);
             let hit = self.find(self.pages.shape, *hash, key);
             if value.is_none() {
-                self.pages.meta_mut(page).tombstones.set(slot);
+                self.pages.set_tombstone(page, slot);
                 self.tombstones += 1;
             }
             match (hit, value) {

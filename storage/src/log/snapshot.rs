@@ -198,11 +198,11 @@ impl Log {
 
     /// Writes one dirty page.
     fn write_page(&mut self, writing: &mut Writing, page: u32, out: &mut SegmentBuilder) {
-        let meta = self.pages.meta_mut(page);
-        if meta.count == 0 {
+        if self.pages.meta(page).count == 0 {
             return;
         }
-        meta.fresh.clear();
+        self.pages.clear_fresh(page);
+        let meta = self.pages.meta(page);
         let (group, count, sequence) = (meta.group, meta.count, meta.sequence);
         let mut rows = Rows::new(self.pages.shape.key, self.pages.shape.value);
         self.copy_rows(page, &mut rows, |_, _| true);
