@@ -337,6 +337,7 @@ impl<S: Source> Head for SourceHead<S> {
         let site = context.bind.site(&self.uid);
         let splits = self.splits_of(&mut context, &site)?;
         let connector = ConnectorContext {
+            job: Arc::clone(&context.bind.job),
             uid: Arc::clone(&self.uid),
             subtask: context.bind.partition,
             parallelism: context.bind.parallelism,

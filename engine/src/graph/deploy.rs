@@ -34,6 +34,8 @@ use thalweg_storage::{AttemptId, StoreError};
 /// Everything about deploying a job that its graph does not say.
 #[derive(Clone)]
 pub struct DeploySettings {
+    /// The job's name.
+    pub job: Arc<str>,
     /// Partitions of a vertex that does not say.
     pub parallelism: u32,
     /// Number of key groups.
@@ -238,6 +240,7 @@ impl GraphDeploy {
                 let chain = uids.iter().map(|u| &**u).collect::<Vec<_>>().join(" -> ");
                 let context = TaskContext {
                     bind: BindContext {
+                        job: Arc::clone(&settings.job),
                         partition,
                         parallelism,
                         attempt,

@@ -181,6 +181,7 @@ fn runner_parts(
 ) -> RunnerParts {
     let job_dir: Option<PathBuf> = backend.as_ref().map(|store| store.dir().to_owned());
     let settings = DeploySettings {
+        job: job.as_str().into(),
         parallelism: config.parallelism,
         max_parallelism: config.max_parallelism,
         ring_batches: config.ring_batches,

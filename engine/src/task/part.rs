@@ -288,6 +288,7 @@ impl Part {
         if !durable {
             return Ok(Ok(None));
         }
+        body.stage().list_committables(checkpoint, &mut self.operators);
         let inline: usize =
             self.operators.iter().flat_map(|o| &o.operator_state).map(|blob| blob.bytes.len()).sum();
         let stats = SnapshotStats {

@@ -86,6 +86,7 @@ impl World {
 
     fn bind(&self) -> BindContext {
         BindContext {
+            job: "job".into(),
             partition: 0,
             parallelism: 1,
             attempt: AttemptId(1),

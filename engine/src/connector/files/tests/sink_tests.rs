@@ -187,13 +187,16 @@ fn write_rows(writer: &mut Writer, rows: std::ops::Range<u64>) {
 fn prepare(writer: &mut Writer, checkpoint: u64, end: bool) -> (Option<FileSinkState>, Vec<Committable>) {
     let prepared = writer.prepare(CheckpointId(checkpoint), end).unwrap();
     while !writer.prepared(CheckpointId(checkpoint)).unwrap() {}
-    let named = |bytes| Committable {
+    let named = |(subtask, bytes)| Committable {
         checkpoint: CheckpointId(checkpoint),
-        subtask: writer.subtask,
+        subtask,
         attempt: AttemptId(1),
         bytes,
     };
-    (prepared.state, prepared.committables.into_iter().map(named).collect())
+    let subtask = writer.subtask;
+    let own = prepared.committables.into_iter().map(|bytes| (subtask, bytes));
+    let inherited = writer.take_prepared().into_iter().map(|output| (output.subtask, output.bytes));
+    (prepared.state, own.chain(inherited).map(named).collect())
 }
 
 fn writer_on(disk: &Arc<TestDisk>, dir: &Path) -> Writer {
