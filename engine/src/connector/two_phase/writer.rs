@@ -55,6 +55,8 @@ pub(super) struct Session<S: TwoPhaseCommitSink> {
     inner: S,
     ids: TransactionIds,
     open: Option<(TransactionId, S::Transaction)>,
+    /// A call failed: the open transaction may lack records, so nothing is written or pre-committed any more.
+    failed: bool,
 }
 
 /// How a call ended.
@@ -67,7 +69,17 @@ pub(super) enum Done {
 
 impl<S: TwoPhaseCommitSink> Session<S> {
     pub fn new(inner: S, ids: TransactionIds) -> Self {
-        Session { inner, ids, open: None }
+        Session { inner, ids, open: None, failed: false }
+    }
+
+    /// Makes calls that fail the attempt when one of them fails.
+    fn attempt<R>(&mut self, calls: impl FnOnce(&mut Self) -> Result<R, BoxError>) -> Result<R, BoxError> {
+        if self.failed {
+            return Err("an earlier call to the outside system has failed".into());
+        }
+        let result = calls(self);
+        self.failed = result.is_err();
+        result
     }
 
     fn write(&mut self, records: Vec<S::Record>) -> Result<(), BoxError> {
@@ -162,7 +174,7 @@ impl<S: TwoPhaseCommitSink> TwoPhaseWriter<S> {
         }
         let records = std::mem::take(&mut self.buffer);
         self.batches += 1;
-        self.calls.submit(move |session| Done::Written(session.write(records)));
+        self.calls.submit(move |session| Done::Written(session.attempt(|session| session.write(records))));
     }
 
     /// Takes the results that are there, and begins the commit that is due.
@@ -236,7 +248,8 @@ impl<S: TwoPhaseCommitSink> SinkWriter for TwoPhaseWriter<S> {
         self.flush();
         if std::mem::take(&mut self.dirty) {
             self.preparing.push_back(checkpoint);
-            self.calls.submit(move |session| Done::Prepared(checkpoint, session.pre_commit()));
+            self.calls
+                .submit(move |session| Done::Prepared(checkpoint, session.attempt(Session::pre_commit)));
         }
         self.advance()?;
         Ok(SinkSnapshot { state: Some(None), committables: Vec::new() })
