@@ -36,7 +36,7 @@ use writer::{Session, read_committable};
 /// Where a system can't commit what another process has prepared, use a [`WriteAheadSink`](super::WriteAheadSink).
 ///
 /// Wrap it into a [`TwoPhaseSink`] to get a [`Sink`]. Calls may block: they are made on a helper thread unless
-/// [`TwoPhaseSink::calls`] says otherwise.
+/// [`TwoPhaseSink::calls`] says otherwise. A restart waits for a call that is still under way, so give calls a timeout.
 ///
 /// ```
 /// use std::collections::{BTreeMap, BTreeSet};

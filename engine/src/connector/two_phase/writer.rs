@@ -4,6 +4,8 @@
 //! - a checkpoint is prepared once the pre-commits of it and of all before it have succeeded;
 //! - at most [`BATCHES_MAX`] batches of [`BATCH_RECORDS`] records are handed over and not written;
 //! - committables are committed one at a time, in order.
+//!
+//! A committable is a version (u8, 1), then by postcard the transaction's id, its subtask, and the user's committable as bytes.
 
 use super::TwoPhaseCommitSink;
 use super::id::{TransactionId, TransactionIds};
@@ -20,6 +22,9 @@ use thalweg_storage::{CheckpointId, Data};
 const BATCH_RECORDS: usize = 256;
 /// Batches handed over and not written before the writer refuses records.
 const BATCHES_MAX: usize = 4;
+
+/// Version of committables.
+const VERSION: u8 = 1;
 
 /// A pre-committed transaction, as checkpoints hold it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, postcard_schema::Schema)]
@@ -40,7 +45,11 @@ pub(super) fn read_committable<C: Data>(committable: &Committable) -> Result<(Tr
             committable.checkpoint, committable.subtask
         ))
     };
-    let mut bytes = committable.bytes.as_slice();
+    let mut bytes = match committable.bytes.split_first() {
+        Some((&VERSION, bytes)) => bytes,
+        Some((version, _)) => return Err(damaged(&format!("its version is {version}, known is {VERSION}"))),
+        None => return Err(damaged("it is empty")),
+    };
     let prepared = Prepared::decode(&mut bytes).map_err(|error| damaged(&error.to_string()))?;
     let mut inner = prepared.committable.as_slice();
     let decoded = C::decode(&mut inner).map_err(|error| damaged(&error.to_string()))?;
@@ -100,7 +109,7 @@ impl<S: TwoPhaseCommitSink> Session<S> {
         let Some((id, transaction)) = self.open.take() else { return Ok(None) };
         let mut committable = Vec::new();
         self.inner.pre_commit(&id, transaction)?.encode(&mut committable);
-        let mut bytes = Vec::new();
+        let mut bytes = vec![VERSION];
         let prepared = Prepared { id: id.as_str().to_owned(), subtask: id.subtask(), committable };
         prepared.encode(&mut bytes);
         Ok(Some(bytes))
@@ -275,5 +284,35 @@ impl<S: TwoPhaseCommitSink> SinkWriter for TwoPhaseWriter<S> {
 
     fn has_unprepared(&self) -> bool {
         self.dirty || !self.preparing.is_empty() || !self.prepared.is_empty()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use thalweg_storage::AttemptId;
+
+    fn committable(bytes: &[u8]) -> Committable {
+        Committable { checkpoint: CheckpointId(7), subtask: 3, attempt: AttemptId(1), bytes: bytes.to_vec() }
+    }
+
+    /// Version 1 of the format, byte by byte: transaction `j/u/3/1/ff/9` of subtask 3, with the committable 513.
+    const GOLDEN: [u8; 24] = *b"\x01\x0cj/u/3/1/ff/9\x03\x08\x01\x02\0\0\0\0\0\0";
+
+    #[test]
+    fn committables_of_version_1_are_read_for_ever() {
+        let (id, inner) = read_committable::<u64>(&committable(&GOLDEN)).unwrap();
+        assert_eq!((id.as_str(), id.subtask(), inner), ("j/u/3/1/ff/9", 3, 513));
+    }
+
+    #[test]
+    fn a_committable_of_another_version_or_length_is_refused_with_its_checkpoint() {
+        let mut newer = GOLDEN;
+        newer[0] = 2;
+        let longer = [&GOLDEN[..], &[0]].concat();
+        for bytes in [&newer[..], &longer, &GOLDEN[..23], &GOLDEN[..1], &[]] {
+            let error = read_committable::<u64>(&committable(bytes)).unwrap_err();
+            assert!(error.0.contains("checkpoint 7, subtask 3"), "{error}");
+        }
     }
 }

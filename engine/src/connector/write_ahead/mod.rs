@@ -50,7 +50,7 @@ impl Display for MarkerKey {
 /// Each subtask has a clone of its own, opened anew for each attempt.
 ///
 /// Wrap it into a [`WriteAheadSink`] to get a [`Sink`]. Calls may block: they are made on a helper thread unless
-/// [`WriteAheadSink::calls`] says otherwise.
+/// [`WriteAheadSink::calls`] says otherwise. A restart waits for a call that is still under way, so give calls a timeout.
 ///
 /// ```
 /// use std::collections::HashMap;

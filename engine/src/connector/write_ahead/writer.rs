@@ -4,8 +4,8 @@
 //! - the output that it holds, open or not known to be committed, takes at most the sink's bytes and one record;
 //! - an epoch is written at most once at a time, after the outside system's marker was looked at.
 //!
-//! A committable is the run (u64, little-endian), the number of records (u64, little-endian), and the records. Its
-//! checkpoint is the epoch.
+//! A committable is a version (u8, 1), the run (u64, little-endian), the number of records (u64, little-endian), and the
+//! records. Its checkpoint is the epoch.
 
 use super::{MarkerKey, WriteAheadStore};
 use crate::clock::Nanos;
@@ -18,6 +18,9 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use thalweg_storage::CheckpointId;
 use thalweg_storage::manifest::Committable;
+
+/// Version of committables.
+const VERSION: u8 = 1;
 
 /// What a write-ahead sink's subtask needs to continue: under which key it writes, and how far it has come.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, postcard_schema::Schema)]
@@ -33,9 +36,11 @@ thalweg_storage::data!(WriteAheadState);
 pub(super) fn read_committable<T: thalweg_storage::Data>(
     committable: &Committable,
 ) -> Result<(u64, Vec<T>), BoxError> {
-    let Some((run, output)) = committable.bytes.split_first_chunk() else {
+    let body = committable.bytes.split_first().filter(|(version, _)| **version == VERSION);
+    let Some((run, output)) = body.and_then(|(_, body)| body.split_first_chunk()) else {
         return Err(OutputLost(format!(
-            "a committable of checkpoint {}, subtask {}, holds no output of this sink: restore with the sink that wrote it",
+            "a committable of checkpoint {}, subtask {}, holds no output of this sink, or of a newer version: restore with the sink \
+             that wrote it",
             committable.checkpoint, committable.subtask
         ))
         .into());
@@ -185,7 +190,7 @@ impl<S: WriteAheadStore> SinkWriter for WriteAheadWriter<S> {
         let mut committables = Vec::new();
         if self.count > 0 {
             let output = encode_output(self.count, &self.records);
-            let bytes = [&self.state.run.to_le_bytes(), output.as_slice()].concat();
+            let bytes = [&[VERSION], self.state.run.to_le_bytes().as_slice(), &output].concat();
             self.uncommitted_bytes += bytes.len();
             committables.push(bytes);
             self.count = 0;
@@ -205,5 +210,34 @@ impl<S: WriteAheadStore> SinkWriter for WriteAheadWriter<S> {
 
     fn has_unprepared(&self) -> bool {
         self.count > 0
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use thalweg_storage::AttemptId;
+
+    fn committable(bytes: &[u8]) -> Committable {
+        Committable { checkpoint: CheckpointId(7), subtask: 3, attempt: AttemptId(1), bytes: bytes.to_vec() }
+    }
+
+    /// Version 1 of the format, byte by byte: two records, 513 and 5, of run 255.
+    const GOLDEN: [u8; 33] =
+        *b"\x01\xff\0\0\0\0\0\0\0\x02\0\0\0\0\0\0\0\x01\x02\0\0\0\0\0\0\x05\0\0\0\0\0\0\0";
+
+    #[test]
+    fn committables_of_version_1_are_read_for_ever() {
+        assert_eq!(read_committable::<u64>(&committable(&GOLDEN)).unwrap(), (255, vec![513, 5]));
+    }
+
+    #[test]
+    fn a_committable_of_another_version_or_length_is_refused() {
+        let mut newer = GOLDEN;
+        newer[0] = 2;
+        let longer = [&GOLDEN[..], &[0]].concat();
+        for bytes in [&newer[..], &longer, &GOLDEN[..32], &GOLDEN[..9], &GOLDEN[..1], &[]] {
+            assert!(read_committable::<u64>(&committable(bytes)).unwrap_err().is::<OutputLost>());
+        }
     }
 }
