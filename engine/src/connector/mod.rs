@@ -12,6 +12,8 @@ pub mod generator;
 pub mod memory;
 pub mod pull;
 pub mod push;
+#[cfg(feature = "sqlite")]
+pub mod sqlite;
 #[cfg(test)]
 mod testing;
 pub mod two_phase;
@@ -26,6 +28,8 @@ pub use generator::GeneratorSource;
 pub use memory::{CollectSink, CountingSink, MemorySink, VecSource};
 pub use pull::{Egress, PullSink};
 pub use push::{Ingress, PushSource};
+#[cfg(feature = "sqlite")]
+pub use sqlite::SqliteStore;
 pub use two_phase::{TransactionId, TwoPhaseCommitSink, TwoPhaseSink};
 pub use write_ahead::{MarkerKey, WriteAheadSink, WriteAheadStore};
 
