@@ -50,7 +50,10 @@ impl<S, R> Shared<S, R> {
 /// Helper threads of earlier owners that may still be running a call. Clones share the list; keep one with the sink, which outlives
 /// its writers.
 #[derive(Clone, Default)]
-pub struct Helpers(Arc<Mutex<Vec<(u32, JoinHandle<()>)>>>);
+pub struct Helpers(Arc<Mutex<Vec<Helper>>>);
+
+/// The thread of a subtask.
+type Helper = (u32, JoinHandle<()>);
 
 impl Helpers {
     /// Waits until the threads of all original subtasks for which `is_own` holds have ended. Not for workers.

@@ -123,7 +123,9 @@ pub struct SegmentRef {
 pub struct Committable {
     /// The checkpoint it was prepared for.
     pub checkpoint: CheckpointId,
-    /// The subtask that prepared it.
+    /// The original subtask: the one that began it, and under whose name the outside world knows it. Not always the one whose
+    /// state lists it. A restore at parallelism `p` gives it to subtask `subtask % p`, which also clears away what no
+    /// checkpoint lists of that original subtask.
     pub subtask: u32,
     /// The attempt that prepared it.
     pub attempt: AttemptId,
