@@ -5,14 +5,14 @@
 
 use super::deploy::DeployedOperator;
 use crate::control::{TaskId, TaskSnapshot};
-use std::collections::{BTreeMap, HashMap};
-use thalweg_storage::manifest::{ChannelState, KeyedStateMeta, OperatorState};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use thalweg_storage::manifest::{ChannelState, EdgeState, KeyedStateMeta, OperatorState, OperatorStateMode};
 
 /// Operators and channels of a manifest.
 ///
 /// # Errors
 /// The snapshots do not fit the deployment: a subtask is missing or there twice, or subtasks disagree on the types of
-/// a state. Such a checkpoint must not be published.
+/// a state; or an operator with union state has finished in part. Such a checkpoint must not be published.
 pub(super) fn assemble(
     deployed: &[DeployedOperator],
     snapshots: BTreeMap<TaskId, TaskSnapshot>,
@@ -42,6 +42,7 @@ pub(super) fn assemble(
     for operator in &mut operators {
         operator.subtasks.sort_by_key(|subtask| subtask.index);
         let indices = operator.subtasks.iter().map(|subtask| subtask.index);
+        check_finished(operator)?;
         if !indices.eq(0..operator.parallelism) {
             let found: Vec<u32> = operator.subtasks.iter().map(|subtask| subtask.index).collect();
             return Err(format!(
@@ -51,9 +52,32 @@ pub(super) fn assemble(
         }
     }
     channels.sort_by(|a: &ChannelState, b: &ChannelState| {
-        (&a.edge, a.consumer, a.producer, a.origin).cmp(&(&b.edge, b.consumer, b.producer, b.origin))
+        let key = |c: &ChannelState| (c.consumer, c.producer, c.generation, c.origin);
+        a.edge.cmp(&b.edge).then_with(|| key(a).cmp(&key(b)))
     });
     Ok((operators, channels))
+}
+
+/// Of the deployed edges, those that `channels` belong to.
+pub(super) fn edges_of(deployed: &[EdgeState], channels: &[ChannelState]) -> Vec<EdgeState> {
+    let names: BTreeSet<&str> = channels.iter().map(|channel| channel.edge.as_str()).collect();
+    deployed.iter().filter(|edge| names.contains(edge.name.as_str())).cloned().collect()
+}
+
+/// A union list that some subtasks have finished with and others not might be incomplete: such a checkpoint fails, as it does
+/// in Apache Flink (`DefaultCheckpointPlan`, `PartialFinishingNotSupportedByStateException`).
+fn check_finished(operator: &OperatorState) -> Result<(), String> {
+    let finished = operator.subtasks.iter().filter(|subtask| subtask.finished).count();
+    let mut state = operator.subtasks.iter().flat_map(|subtask| &subtask.operator_state);
+    if (1..operator.subtasks.len()).contains(&finished) && state.any(|s| s.mode == OperatorStateMode::Union) {
+        return Err(format!(
+            "operator {} has union state, and {finished} of its {} subtasks have finished: a checkpoint has to wait until all \
+             have",
+            operator.uid,
+            operator.subtasks.len()
+        ));
+    }
+    Ok(())
 }
 
 /// A subtask may not have met all of its operator's states yet, so the manifest lists the union.
@@ -84,6 +108,7 @@ mod tests {
             edge: "e".into(),
             producer: 1 - index,
             consumer: index,
+            generation: 0,
             origin: ChannelOrigin::Consumer,
             records,
             data: Payload::Inline(Vec::new()),
