@@ -101,7 +101,8 @@ fn merge_keyed(operator: &mut OperatorState, keyed: Vec<KeyedStateMeta>) -> Resu
 mod tests {
     use super::*;
     use crate::control::SnapshotStats;
-    use thalweg_storage::manifest::{ChannelOrigin, Payload, SubtaskState};
+    use thalweg_storage::Data;
+    use thalweg_storage::manifest::{ChannelOrigin, Payload, StateBlob, SubtaskState};
 
     fn part(uid: &str, index: u32) -> TaskSnapshot {
         let channel = |records| ChannelState {
@@ -147,5 +148,43 @@ mod tests {
         assert!(refused(vec![part("a", 1)]).contains("has 2 subtasks"));
         assert!(refused(vec![part("a", 0), part("a", 1), part("a", 1)]).contains("[0, 1, 1]"));
         assert!(refused(vec![part("x", 0)]).contains("operator x is not part of the job"));
+    }
+
+    #[test]
+    fn union_state_of_an_operator_that_has_finished_in_part_fails_the_checkpoint() {
+        let state = |mode| StateBlob { name: "seen".into(), mode, schema: u64::schema(), bytes: Vec::new() };
+        let assembled = |mode, finished: [bool; 2]| {
+            let part = |index: u32| {
+                let mut part = part("a", index);
+                part.operators[0].2.finished = finished[index as usize];
+                part.operators[0].2.operator_state = vec![state(mode)];
+                part
+            };
+            let snapshots = BTreeMap::from([(TaskId(0), part(0)), (TaskId(1), part(1))]);
+            assemble(&[operator("a", 2)], snapshots).map(|_| ())
+        };
+        let error = assembled(OperatorStateMode::Union, [true, false]).unwrap_err();
+        assert!(error.contains("operator a") && error.contains("1 of its 2 subtasks"), "{error}");
+        assert_eq!(assembled(OperatorStateMode::Union, [true, true]), Ok(()));
+        assert_eq!(assembled(OperatorStateMode::Union, [false, false]), Ok(()));
+        assert_eq!(assembled(OperatorStateMode::Split, [true, false]), Ok(()));
+    }
+
+    #[test]
+    fn a_manifest_describes_the_edges_that_have_data_in_flight() {
+        let edge = |name: &str| EdgeState {
+            name: name.into(),
+            record: u64::schema(),
+            key: None,
+            producers: 2,
+            consumers: 2,
+        };
+        let (_, channels) = assemble(
+            &[operator("a", 2)],
+            BTreeMap::from([(TaskId(0), part("a", 0)), (TaskId(1), part("a", 1))]),
+        )
+        .unwrap();
+        assert_eq!(edges_of(&[edge("d"), edge("e")], &channels), [edge("e")]);
+        assert_eq!(edges_of(&[edge("d"), edge("e")], &[]), []);
     }
 }

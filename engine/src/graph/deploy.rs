@@ -140,7 +140,10 @@ impl GraphDeploy {
         let Some(job_dir) = &self.settings.job_dir else { return Ok(InFlight::default()) };
         verify_channel_files(job_dir, manifest)?;
         let (numbers, next_generation) = generations(manifest.channels.iter().map(|c| c.generation));
-        let mut in_flight = InFlight { none: RestoredEdge { next_generation, ..RestoredEdge::default() }, ..InFlight::default() };
+        let mut in_flight = InFlight {
+            none: RestoredEdge { next_generation, ..RestoredEdge::default() },
+            ..InFlight::default()
+        };
         for channel in &manifest.channels {
             if !self.graph.edges.iter().any(|edge| *edge.name == *channel.edge) {
                 // To be dropped, as the settings allow.

@@ -322,14 +322,14 @@ impl<T: Data> WireOf<T> {
         let mut parts = Vec::new();
         for (channel, generation, bytes) in channels {
             let ChannelState { producer, consumer, origin, records: count, .. } = channel;
-            let damaged =
-                |what: String| format!("in-flight data of edge `{name}` from {producer} to {consumer}: {what}");
+            let damaged = |what: String| {
+                format!("in-flight data of edge `{name}` from {producer} to {consumer}: {what}")
+            };
             let mut bytes = bytes.as_slice();
             let mut records = Vec::new();
             for index in 0..*count {
                 let record = reader.read(&mut bytes);
-                records
-                    .push(record.map_err(|error| damaged(format!("record {index} of {count}: {error}")))?);
+                records.push(record.map_err(|error| damaged(format!("record {index} of {count}: {error}")))?);
             }
             if !bytes.is_empty() {
                 return Err(damaged(format!("{} bytes are left over", bytes.len())));

@@ -28,7 +28,8 @@ pub(super) fn check_fit(
     if allow_non_restored_state {
         return Ok(());
     }
-    let has_operator = |uid: &str| graph.vertices.iter().flat_map(|vertex| &vertex.uids).any(|own| **own == *uid);
+    let has_operator =
+        |uid: &str| graph.vertices.iter().flat_map(|vertex| &vertex.uids).any(|own| **own == *uid);
     if let Some(operator) = manifest.operators.iter().find(|operator| !has_operator(&operator.uid)) {
         return Err(format!(
             "checkpoint {checkpoint} holds state of operator `{}`, which the job does not have: give an operator that uid, \

@@ -169,8 +169,10 @@ fn without_finished(stored: &OperatorState) -> OperatorState {
 /// The segments that hold keyed state of `groups`, of whichever subtasks.
 pub(super) fn segments_of(stored: &OperatorState, groups: &Range<KeyGroup>) -> Vec<SegmentRef> {
     let segments = stored.subtasks.iter().flat_map(|subtask| &subtask.segments);
-    let shared = |segment: &&SegmentRef| {
-        segment.groups.start < groups.end && groups.start < segment.groups.end
-    };
+    let shared =
+        |segment: &&SegmentRef| segment.groups.start < groups.end && groups.start < segment.groups.end;
     segments.filter(shared).cloned().collect()
 }
+
+#[cfg(test)]
+mod tests;

@@ -172,7 +172,8 @@ fn wire(
         records,
         data: Payload::Inline(Vec::new()),
     };
-    let channels: Vec<ChannelState> = restored.iter().map(|(ends, records, _)| channel(*ends, *records)).collect();
+    let channels: Vec<ChannelState> =
+        restored.iter().map(|(ends, records, _)| channel(*ends, *records)).collect();
     let bytes = restored.into_iter().map(|(_, _, bytes)| bytes);
     let restored = RestoredEdge {
         state: Some(state),
@@ -263,9 +264,8 @@ fn in_flight_data_go_to_the_owners_of_their_keys_at_any_parallelism() {
     let all: Vec<u64> = (0..40).collect();
     let state = EdgeState { key: Some(u64::schema()), ..edge_state() };
     for parallelism in [(1, 1), (3, 2), (2, 8), (5, 7)] {
-        let parts = all.chunks(7).zip(0..).map(|(part, n)| {
-            ((n % 3, n / 3), part.len() as u64, encoded(part))
-        });
+        let parts =
+            all.chunks(7).zip(0..).map(|(part, n)| ((n % 3, n / 3), part.len() as u64, encoded(part)));
         let found = wire(&keyed, parallelism, &state, parts.collect()).unwrap();
         let mut seen: Vec<u64> = Vec::new();
         for (consumer, channels) in (0..).zip(found) {
@@ -307,7 +307,8 @@ fn in_flight_records_of_another_type_and_keys_of_another_type_are_refused() {
 #[test]
 fn state_and_in_flight_data_that_nothing_wants_are_refused_unless_allowed() {
     let graph = job(|shared| shared.stream());
-    let operator = OperatorState { uid: "gone".into(), parallelism: 1, keyed: Vec::new(), subtasks: Vec::new() };
+    let operator =
+        OperatorState { uid: "gone".into(), parallelism: 1, keyed: Vec::new(), subtasks: Vec::new() };
     let channel = ChannelState {
         edge: "a->gone".into(),
         producer: 0,

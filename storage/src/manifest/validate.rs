@@ -4,7 +4,9 @@
 //! A checksum proves only that a file is what somebody wrote. A manifest may come from elsewhere, so paths must stay
 //! below the job's directory and numbers within bounds before anybody acts on them.
 
-use super::{ChannelState, EdgeState, KeyedStateMeta, Manifest, OperatorState, Payload, SegmentRef, SubtaskState};
+use super::{
+    ChannelState, EdgeState, KeyedStateMeta, Manifest, OperatorState, Payload, SegmentRef, SubtaskState,
+};
 use crate::codec::Schema;
 use std::collections::{BTreeMap, BTreeSet};
 

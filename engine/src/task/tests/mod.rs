@@ -13,7 +13,9 @@ use crate::graph::RoundRobin;
 use crate::metrics::TaskMetrics;
 use crate::operator::{BindContext, Edge, Link, OperatorRestore, Output, OutputPort};
 use crate::ring::doorbell::{Doorbell, Wake};
-use crate::ring::{Announcement, BarrierMode, BatchPool, ChannelSpec, Mark, Receiver, Restored, Sender, channel};
+use crate::ring::{
+    Announcement, BarrierMode, BatchPool, ChannelSpec, Mark, Receiver, Restored, Sender, channel,
+};
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
