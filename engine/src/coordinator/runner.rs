@@ -11,7 +11,7 @@
 #[cfg(test)]
 mod tests;
 
-use super::assemble::assemble;
+use super::assemble::{assemble, edges_of};
 use super::backend::CheckpointBackend;
 use super::config::CoordinatorConfig;
 use super::core::Core;
@@ -31,7 +31,7 @@ use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread::{Builder, JoinHandle};
 use std::time::Duration;
-use thalweg_storage::manifest::Manifest;
+use thalweg_storage::manifest::{EdgeState, Manifest};
 use thalweg_storage::{AttemptId, CheckpointId, StoreError};
 
 /// Time between two looks at the workers' heartbeats.
@@ -73,6 +73,7 @@ pub struct Runner {
     /// The latest attempt where no checkpoint directory counts them.
     attempt: AttemptId,
     operators: Vec<DeployedOperator>,
+    edges: Vec<EdgeState>,
     replies: HashMap<RequestId, Sender<Result<CheckpointId, String>>>,
     requests: u64,
     looked_at: Nanos,
@@ -143,6 +144,7 @@ impl Runner {
             reports: Arc::new(Mailbox(sender.clone())),
             attempt: AttemptId(0),
             operators: Vec::new(),
+            edges: Vec::new(),
             replies: HashMap::new(),
             requests: 0,
             looked_at: Nanos(0),
@@ -337,6 +339,7 @@ impl Runner {
             restored_records: deployment.restored_records,
         };
         self.operators = deployment.operators;
+        self.edges = deployment.edges;
         for (worker, tasks) in by_worker {
             self.workers[worker].send(WorkerCommand::Deploy(attempt, tasks, Arc::clone(&self.reports)));
         }
@@ -365,6 +368,7 @@ impl Runner {
             triggered_unix_ms,
             max_parallelism: self.max_parallelism,
             operators,
+            edges: edges_of(&self.edges, &channels),
             channels,
         };
         let core = &self.core;

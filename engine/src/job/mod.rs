@@ -192,6 +192,7 @@ fn runner_parts(
         max_concurrent: config.max_concurrent,
         incremental: config.incremental,
         zstd_level: config.zstd_level,
+        allow_non_restored_state: false,
         state: StateSettings { backend: config.state_backend, memory_bytes: config.state_memory_bytes },
         restore_threads: on.restore_threads,
         job_dir,

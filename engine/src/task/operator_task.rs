@@ -113,6 +113,9 @@ pub struct OperatorTask<B> {
     timers: Vec<(Nanos, CheckpointId)>,
     in_progress: VecDeque<Part>,
     awaits_commit_reported: bool,
+    /// A snapshot waits until nothing is left in the outbox of an edge that barriers do not overtake: no record is processed
+    /// meanwhile.
+    settling: bool,
     /// When the sizes of keyed state are counted next; none while they are as counted last.
     state_count_due: Option<Nanos>,
 }
@@ -129,6 +132,7 @@ impl<B: Body> OperatorTask<B> {
             timers: Vec::new(),
             in_progress: VecDeque::new(),
             awaits_commit_reported: false,
+            settling: false,
             state_count_due: None,
         }
     }
@@ -190,6 +194,7 @@ impl<B: Body> OperatorTask<B> {
     /// Takes every snapshot that may be taken now. Returns whether one was.
     fn snapshot_when_ready(&mut self, now: Nanos) -> Result<bool, Failure> {
         let mut taken = false;
+        self.settling = false;
         while let Some(ready) = self.parts.gate.ready() {
             // The trigger reaches every task; it carries what the announcements of other tasks do not.
             let Some(trigger) = self.triggers.iter().copied().find(|t| t.checkpoint == ready.checkpoint)
@@ -197,13 +202,40 @@ impl<B: Body> OperatorTask<B> {
                 break;
             };
             let finished = matches!(self.phase, Phase::Committing | Phase::Finished);
-            if !finished && !self.can_announce() {
-                break;
+            if !finished {
+                self.settling = !self.settle(now)?;
+                if self.settling || !self.can_announce() {
+                    break;
+                }
             }
             self.snapshot(trigger, ready, finished, now)?;
             taken = true;
         }
         Ok(taken)
+    }
+
+    /// Sends what waits on edges that barriers do not overtake; true when nothing does any more.
+    ///
+    /// What the outbox of a broadcast edge holds for one consumer and no longer for another could not be given to other numbers
+    /// of consumers, and what that of a forward edge holds would lose its place in front of the records that follow. So in a
+    /// checkpoint such edges hold nothing in flight.
+    fn settle(&mut self, now: Nanos) -> Result<bool, Failure> {
+        let stage = self.parts.body.stage();
+        let mut aligned_only = false;
+        stage.outputs(&mut |output| aligned_only |= output.is_aligned_only());
+        if !aligned_only {
+            return Ok(true);
+        }
+        stage.finish_record()?;
+        if self.phase == Phase::Closing {
+            stage.finish_input()?;
+            self.phase = Phase::Draining;
+        }
+        let policy = FlushPolicy { timeout: Duration::ZERO, force: true };
+        stage.outputs(&mut |output| _ = output.flush(now, policy));
+        let mut settled = true;
+        stage.outputs(&mut |output| settled &= output.is_settled());
+        Ok(settled)
     }
 
     /// The atomic step. No record, timer or callback comes in between.
@@ -389,7 +421,7 @@ impl<B: Body> OperatorTask<B> {
         let mut wake_at = None;
         let mut ended = false;
         let mut waiting = false;
-        if !self.blocked && self.phase == Phase::Running {
+        if !self.blocked && !self.settling && self.phase == Phase::Running {
             let fired = self.parts.body.stage().fire_timers()?;
             if fired != Fired::None {
                 self.parts.body.forget_prepared();
@@ -398,7 +430,7 @@ impl<B: Body> OperatorTask<B> {
             self.blocked = fired == Fired::Blocked;
             waiting = fired == Fired::Waiting;
         }
-        if !self.blocked && !waiting && self.phase == Phase::Running {
+        if !self.blocked && !self.settling && !waiting && self.phase == Phase::Running {
             let clock = &self.parts.clock;
             let budget = match self.in_progress.is_empty() {
                 true => budget,
@@ -417,6 +449,9 @@ impl<B: Body> OperatorTask<B> {
         busy |= self.end(ended)?;
         wake_at = earliest(wake_at, self.flush(now));
         busy |= self.end(ended)?;
+        if self.settling {
+            busy |= self.snapshot_when_ready(now)?;
+        }
         busy |= self.advance_checkpoints(now)?;
         busy |= self.maintain()?;
         wake_at = earliest(wake_at, self.count(now, busy));
@@ -427,7 +462,7 @@ impl<B: Body> OperatorTask<B> {
         let wake_at = earliest(earliest(wake_at, timers), self.parts.body.stage().wake_at());
         Ok(match self.phase {
             Phase::Finished if self.in_progress.is_empty() => Progress::Finished,
-            _ if self.blocked => Progress::Blocked { wake_at },
+            _ if self.blocked || self.settling => Progress::Blocked { wake_at },
             _ if waiting => Progress::Waiting { wake_at },
             _ => Progress::Idle { wake_at },
         })

@@ -199,10 +199,11 @@ impl Part {
     ) -> Result<(), String> {
         let checkpoint = self.trigger.checkpoint;
         let mut raw: Vec<(ChannelState, Vec<u8>)> = Vec::new();
-        let state = |edge: &Arc<str>, producer, consumer, origin, records| ChannelState {
+        let state = |edge: &Arc<str>, producer, consumer, generation, origin, records| ChannelState {
             edge: edge.to_string(),
             producer,
             consumer,
+            generation,
             origin,
             records,
             data: Payload::Inline(Vec::new()),
@@ -210,14 +211,28 @@ impl Part {
         for channel in body.take_captured(checkpoint) {
             let origin = ChannelOrigin::Consumer;
             raw.push((
-                state(&channel.edge, channel.producer, partition, origin, channel.records),
+                state(
+                    &channel.edge,
+                    channel.producer,
+                    partition,
+                    channel.generation,
+                    origin,
+                    channel.records,
+                ),
                 channel.bytes,
             ));
         }
         for channel in std::mem::take(&mut self.outbox) {
             let origin = ChannelOrigin::Producer;
             raw.push((
-                state(&channel.edge, partition, channel.consumer, origin, channel.records),
+                state(
+                    &channel.edge,
+                    partition,
+                    channel.consumer,
+                    channel.generation,
+                    origin,
+                    channel.records,
+                ),
                 channel.bytes,
             ));
         }

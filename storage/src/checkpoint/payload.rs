@@ -95,6 +95,7 @@ mod tests {
             edge: "a -> b".to_owned(),
             producer: 0,
             consumer: 0,
+            generation: 0,
             origin: ChannelOrigin::Consumer,
             records: 1,
             data,
@@ -106,6 +107,7 @@ mod tests {
             triggered_unix_ms: 0,
             max_parallelism: 1,
             operators: Vec::new(),
+            edges: Vec::new(),
             channels: payloads.into_iter().map(channel).collect(),
         }
     }

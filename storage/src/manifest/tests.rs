@@ -66,6 +66,7 @@ fn sample() -> Manifest {
         edge: "source -> sum".to_owned(),
         producer,
         consumer: 1,
+        generation: producer,
         origin,
         records: 2,
         data,
@@ -84,6 +85,13 @@ fn sample() -> Manifest {
         triggered_unix_ms: 1_700_000_000_123,
         max_parallelism: 128,
         operators: vec![OperatorState { uid: "sum".to_owned(), parallelism: 2, keyed, subtasks }],
+        edges: vec![EdgeState {
+            name: "source -> sum".to_owned(),
+            record: Schema::Tuple(vec![primitive("u64"), primitive("String")]),
+            key: Some(primitive("u64")),
+            producers: 2,
+            consumers: 3,
+        }],
         channels: vec![
             channel(0, ChannelOrigin::Consumer, Payload::Inline(vec![9, 8, 7])),
             channel(1, ChannelOrigin::Consumer, range(0, 60)),
@@ -230,8 +238,12 @@ fn content_that_no_engine_writes_is_refused() {
         ("subtask beyond parallelism", |m| m.operators[0].subtasks[1].index = 2),
         ("subtask twice", |m| m.operators[0].subtasks[1].index = 0),
         ("operator twice", |m| m.operators.push(m.operators[0].clone())),
-        ("producer out of range", |m| m.channels[0].producer = 32_768),
-        ("consumer out of range", |m| m.channels[0].consumer = u32::MAX),
+        ("producer out of range", |m| m.channels[0].producer = 2),
+        ("consumer out of range", |m| m.channels[0].consumer = 3),
+        ("channel of no edge", |m| m.channels[0].edge = "sum -> sink".into()),
+        ("edge twice", |m| m.edges.push(m.edges[0].clone())),
+        ("edge without producers", |m| m.edges[0].producers = 0),
+        ("edge with too many consumers", |m| m.edges[0].consumers = 32_769),
         ("committable out of range", |m| m.operators[0].subtasks[1].committables[0].subtask = u32::MAX),
     ];
     for (name, change) in changes {
