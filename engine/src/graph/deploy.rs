@@ -58,6 +58,8 @@ pub struct DeploySettings {
     pub state: StateSettings,
     /// Threads that restore keyed state, the calling one among them.
     pub restore_threads: usize,
+    /// Whether state of a checkpoint that no operator of the job wants is left out instead of refused.
+    pub allow_non_restored_state: bool,
     /// The job's checkpoint directory.
     pub job_dir: Option<PathBuf>,
     /// The disk.
@@ -148,6 +150,7 @@ impl GraphDeploy {
         }
         for operator in &manifest.operators {
             match parallelism.get(operator.uid.as_str()) {
+                None if self.settings.allow_non_restored_state => {}
                 None => {
                     return Err(format!(
                         "checkpoint {checkpoint} holds state of operator `{}`, which the job does not have: give an \
@@ -432,7 +435,8 @@ fn subtask_restore(
         if !operator.keyed.is_empty() {
             // A chain has one keyed operator at most: its input is an exchange, where chains begin.
             let (segments, metas) = (subtask.segments.clone(), operator.keyed.clone());
-            keyed = Some(KeyedRestore { segments, metas });
+            let foreign = manifest.is_some_and(|manifest| manifest.origin.is_some());
+            keyed = Some(KeyedRestore { segments, metas, foreign });
         }
     }
     (states, keyed)

@@ -11,7 +11,7 @@ use crate::ring::{BatchPool, ChannelSpec};
 use proptest::prelude::*;
 use thalweg_storage::io::{DiskHandle, SimDisk};
 use thalweg_storage::key_group::KeyGroups;
-use thalweg_storage::manifest::{Manifest, OperatorState, SubtaskState};
+use thalweg_storage::manifest::{Manifest, ManifestKind, OperatorState, SubtaskState};
 use thalweg_storage::{AttemptId, CheckpointId, Data};
 
 fn numbers() -> GeneratorSource<u64, impl Fn(u64) -> u64 + Clone + Send + 'static> {
@@ -226,6 +226,8 @@ fn a_finished_operator_never_gets_a_new_source() {
         checkpoint: CheckpointId(3),
         attempt: AttemptId(1),
         max_parallelism: 128,
+        kind: ManifestKind::Checkpoint,
+        origin: None,
         operators: vec![operator("old", finished), operator("out", finished)],
         triggered_unix_ms: 0,
         channels: Vec::new(),

@@ -2,7 +2,9 @@
 
 use super::test_disk::{Fault, TestDisk};
 use super::*;
-use crate::manifest::{ChannelOrigin, ChannelState, OperatorState, Payload, SegmentRef, SubtaskState};
+use crate::manifest::{
+    ChannelOrigin, ChannelState, ManifestKind, OperatorState, Payload, SegmentRef, SubtaskState,
+};
 use std::collections::BTreeSet;
 use std::fs;
 
@@ -50,6 +52,8 @@ fn manifest(id: CheckpointId, segments: &[String]) -> Manifest {
         attempt: AttemptId(1),
         triggered_unix_ms: 5,
         max_parallelism: 128,
+        kind: ManifestKind::Checkpoint,
+        origin: None,
         operators: vec![OperatorState { uid, parallelism: 1, keyed: vec![], subtasks: vec![subtask] }],
         channels: vec![ChannelState {
             edge,

@@ -83,6 +83,12 @@ fn sample() -> Manifest {
         attempt: AttemptId(3),
         triggered_unix_ms: 1_700_000_000_123,
         max_parallelism: 128,
+        kind: ManifestKind::Checkpoint,
+        origin: Some(Origin {
+            root: "/savepoints/savepoint-orders-5".to_owned(),
+            dir: "/savepoints/savepoint-orders-5".to_owned(),
+            claimed: true,
+        }),
         operators: vec![OperatorState { uid: "sum".to_owned(), parallelism: 2, keyed, subtasks }],
         channels: vec![
             channel(0, ChannelOrigin::Consumer, Payload::Inline(vec![9, 8, 7])),
@@ -232,6 +238,9 @@ fn content_that_no_engine_writes_is_refused() {
         ("operator twice", |m| m.operators.push(m.operators[0].clone())),
         ("producer out of range", |m| m.channels[0].producer = 32_768),
         ("consumer out of range", |m| m.channels[0].consumer = u32::MAX),
+        ("savepoint that lies elsewhere", |m| m.kind = ManifestKind::Savepoint),
+        ("relative original", |m| m.origin.as_mut().unwrap().root = "savepoints/1".into()),
+        ("original with NUL", |m| m.origin.as_mut().unwrap().dir = "/a\0b".into()),
         ("committable out of range", |m| m.operators[0].subtasks[1].committables[0].subtask = u32::MAX),
     ];
     for (name, change) in changes {
@@ -244,6 +253,15 @@ fn content_that_no_engine_writes_is_refused() {
 
 fn file_payload(path: &str, offset: u64, bytes: u64, file_bytes: u64) -> Payload {
     Payload::File { path: path.to_owned(), offset, bytes, crc32: 0, file_bytes }
+}
+
+#[test]
+fn a_manifest_of_files_that_lie_elsewhere_is_resolved_to_their_full_paths() {
+    let resolved = sample().resolved();
+    let root = "/savepoints/savepoint-orders-5";
+    assert!(resolved.files().all(|path| path.strip_prefix(root).is_some_and(|rest| rest.starts_with('/'))));
+    let at_home = Manifest { origin: None, ..sample() };
+    assert_eq!(at_home.clone().resolved(), at_home);
 }
 
 #[test]

@@ -1,7 +1,7 @@
 //! The core under random orders of events, against rules that must hold in each of them.
 
 use super::*;
-use crate::control::{CheckpointMode, SnapshotStats, TaskFailure, TaskSnapshot, Trigger};
+use crate::control::{CheckpointMode, Report, SnapshotStats, TaskFailure, TaskSnapshot, Trigger};
 use crate::coordinator::config::{CheckpointConfig, RestartStrategy};
 use crate::coordinator::pending::RequestId;
 use proptest::collection::vec;
@@ -178,9 +178,9 @@ impl World {
                 assert_eq!(self.publishing, None, "deployed while a manifest is being published");
                 self.waiting_answers.push_back(action);
             }
-            Action::Begin => {
+            Action::Begin { .. } => {
                 assert!(
-                    !self.waiting_answers.iter().any(|a| matches!(a, Action::Begin)),
+                    !self.waiting_answers.iter().any(|a| matches!(a, Action::Begin { .. })),
                     "two begun at once"
                 );
                 assert!(self.running, "begun while not running");
@@ -220,7 +220,7 @@ impl World {
             }
             Action::Answer(request, _) => assert!(self.answered.insert(request.0), "request answered twice"),
             Action::Ended(_) => self.ended = true,
-            Action::Note(_) => {}
+            Action::DiscardSavepoint(_) | Action::RemoveCheckpoints | Action::Note(_) => {}
         }
     }
 
@@ -325,11 +325,11 @@ impl World {
                     Event::DeployFailed { message: "no".into(), fatal: false }
                 }
             }
-            Action::Begin if good => {
+            Action::Begin { .. } if good => {
                 self.ids += 1;
-                Event::Begun { id: CheckpointId(self.ids), unix_ms: 0 }
+                Event::Begun { id: CheckpointId(self.ids), unix_ms: 0, dir: None }
             }
-            Action::Begin => {
+            Action::Begin { .. } => {
                 self.failed_in_a_row += u32::from(self.running);
                 Event::BeginFailed("no".into())
             }
@@ -419,6 +419,7 @@ proptest! {
                 tolerable_failures,
                 mode,
                 retained,
+                ..CheckpointConfig::default()
             },
             restart: RestartStrategy::FixedDelay { attempts: u32::MAX, delay: Duration::from_millis(100) },
             ..CoordinatorConfig::default()

@@ -1,8 +1,9 @@
 //! What the core decides, one rule at a time.
 
 use super::*;
-use crate::control::{CheckpointMode, SnapshotStats, TaskFailure, TaskSnapshot, Trigger};
+use crate::control::{CheckpointMode, Report, SnapshotStats, TaskFailure, TaskSnapshot, Trigger};
 use crate::coordinator::config::{CheckpointConfig, RestartStrategy};
+use crate::coordinator::event::Taken;
 use crate::coordinator::pending::RequestId;
 use crate::coordinator::stats::CheckpointOutcome;
 use std::collections::VecDeque;
@@ -91,14 +92,15 @@ impl Job {
                     restored_records: 0,
                 }));
             }
-            Action::Begin if self.begin_errors > 0 => {
+            Action::Begin { .. } if self.begin_errors > 0 => {
                 self.begin_errors -= 1;
                 self.log.push("begin failed".into());
                 return Some(Event::BeginFailed("disk full".into()));
             }
-            Action::Begin => {
+            Action::Begin { savepoint_root } => {
                 self.ids += 1;
-                return Some(Event::Begun { id: CheckpointId(self.ids), unix_ms: 7 });
+                let dir = savepoint_root.map(|root| root.join(format!("savepoint-job-{}", self.ids)).into());
+                return Some(Event::Begun { id: CheckpointId(self.ids), unix_ms: 7, dir });
             }
             Action::Publish(acknowledged) => {
                 let id = acknowledged.id;
@@ -123,7 +125,14 @@ impl Job {
             Action::Broadcast(_, TaskCommand::CommitFinal) => self.log.push("commit final".into()),
             Action::CancelAttempt(attempt) => self.log.push(format!("cancel {attempt}")),
             Action::Discard { id, files } => self.discarded.push((id.0, files)),
-            Action::Answer(request, Ok(id)) => self.log.push(format!("answer {}: {id}", request.0)),
+            Action::DiscardSavepoint(id) => self.log.push(format!("discard savepoint {id}")),
+            Action::RemoveCheckpoints => self.log.push("remove checkpoints".into()),
+            Action::Answer(request, Ok(Taken { id, dir: None })) => {
+                self.log.push(format!("answer {}: {id}", request.0));
+            }
+            Action::Answer(request, Ok(Taken { dir: Some(dir), .. })) => {
+                self.log.push(format!("answer {}: {}", request.0, dir.display()));
+            }
             Action::Answer(request, Err(why)) => self.log.push(format!("answer {}: {why}", request.0)),
             Action::Ended(status) => self.log.push(format!("ended {status:?}")),
             Action::Note(_) => {}

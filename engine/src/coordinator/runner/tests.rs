@@ -20,6 +20,7 @@ struct Directory {
     attempt: u64,
     id: u64,
     manifests: Vec<Manifest>,
+    savepoints: Vec<Manifest>,
     completed: Vec<CheckpointId>,
     discarded: Vec<String>,
     publish_errors: Vec<StoreError>,
@@ -75,6 +76,35 @@ impl CheckpointBackend for MemoryBackend {
         dir.manifests.drain(..surplus);
         self.1 = dir.manifests.iter().map(|manifest| manifest.checkpoint).collect();
         Ok(100)
+    }
+
+    fn take_over(&mut self, found: FoundSnapshot, _claim: bool) -> Result<Manifest, StoreError> {
+        let id = self.begin()?;
+        Ok(Manifest { checkpoint: id, ..found.manifest })
+    }
+
+    fn begin_savepoint(&mut self, root: &Path) -> Result<(CheckpointId, PathBuf), StoreError> {
+        let id = self.begin()?;
+        Ok((id, root.join(format!("savepoint-job-{id}"))))
+    }
+
+    fn publish_savepoint(&mut self, manifest: &Manifest) -> Result<u64, StoreError> {
+        let mut dir = self.0.lock().unwrap();
+        if let Some(error) = dir.publish_errors.pop() {
+            return Err(error);
+        }
+        dir.savepoints.push(manifest.clone());
+        Ok(100)
+    }
+
+    fn discard_savepoint(&mut self, id: CheckpointId) -> Result<(), StoreError> {
+        self.0.lock().unwrap().discarded.push(format!("savepoint {id}"));
+        Ok(())
+    }
+
+    fn remove_all(&mut self) -> Result<(), StoreError> {
+        self.0.lock().unwrap().manifests.clear();
+        Ok(())
     }
 
     fn discard(
@@ -223,6 +253,7 @@ impl World {
             workers: links,
             deploy: Box::new(FakeDeploy { restored: Arc::clone(&restored), panics }),
             backend: Some(Box::new(MemoryBackend(Arc::clone(&directory), Vec::new()))),
+            restore: None,
             shared: Arc::clone(&shared),
         });
         World { runner, handle, shared, clock, workers, directory, restored }

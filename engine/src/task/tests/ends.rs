@@ -193,8 +193,12 @@ impl SinkHarness {
 
     /// Takes part in a checkpoint; returns the checkpoints of the committables listed.
     fn checkpoint(&mut self, id: u64) -> Vec<u64> {
-        let trigger =
-            Trigger { checkpoint: CheckpointId(id), mode: CheckpointMode::Unaligned, triggered_at: Nanos(0) };
+        let trigger = Trigger {
+            checkpoint: CheckpointId(id),
+            mode: CheckpointMode::Unaligned,
+            kind: SnapshotKind::Checkpoint,
+            triggered_at: Nanos(0),
+        };
         self.task.command(TaskCommand::Trigger(trigger));
         if !self.sender_ended() {
             let cut = self.sender.pushed();
