@@ -42,8 +42,8 @@ impl<Q: Key, E: Data> ListStates<Q, E> {
         ListStates { kept: Kept::ForTime(lists, clock) }
     }
 
-    /// See [`KeyedTable::announce`](crate::table::KeyedTable::announce): for the keys' small lists, and the heads of
-    /// others.
+    /// See [`KeyedTable::announce`](crate::table::KeyedTable::announce): for the keys' small lists, the heads of others, and
+    /// sixteen chunks of each, the last among them.
     #[inline]
     pub fn announce(&mut self, hashes: impl ExactSizeIterator<Item = u64> + Clone) -> usize {
         match &mut self.kept {

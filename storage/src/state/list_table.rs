@@ -5,7 +5,7 @@
 //! - a chunk that is missing has no elements: with a time to live, a table may drop rows whose elements have all expired;
 //! - what lies in chunks that no head counts is never read: a chunk is written anew when it is opened.
 
-use super::row::{Row, Touch};
+use super::row::{FOLLOWED_MAX, Row, Touch, spread_of};
 use super::scoped::Scoped;
 use crate::codec::{Data, Key};
 use crate::key_group::{KeyGroup, KeyGroups};
@@ -35,6 +35,14 @@ pub(super) struct ListTable<Q: Key, E: Data> {
     groups: KeyGroups,
 }
 
+/// The chunks that whoever uses a list will most likely want: the last, to which it appends, and those from the first on.
+fn follow<Q: Key>(hash: u64, groups: KeyGroups, head: &[u8], further: &mut Vec<u64>) {
+    if let Some(ListSpread { first, last, .. }) = spread_of(head) {
+        let chunks = std::iter::once(last).chain(first..last).take(FOLLOWED_MAX);
+        further.extend(chunks.map(|chunk| Scoped::<Q, u32>::hash_within(hash, &chunk, groups)));
+    }
+}
+
 /// The row of `chunk` of the list of `key`.
 fn row_key<Q: Key>(key: &Q, chunk: u32) -> Scoped<Q, u32> {
     Scoped::new(key.clone(), chunk)
@@ -47,7 +55,9 @@ impl<Q: Key, E: Data> ListTable<Q, E> {
         groups: KeyGroups,
         range: Range<KeyGroup>,
     ) -> Self {
-        ListTable { rows: KeyedTable::new(backend, name, groups, range), groups }
+        let mut rows = KeyedTable::new(backend, name, groups, range);
+        rows.set_follow(follow::<Q>);
+        ListTable { rows, groups }
     }
 
     fn hash_of(&self, hash: u64, chunk: u32) -> u64 {

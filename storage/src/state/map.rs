@@ -46,8 +46,8 @@ impl<Q: Key, U: Key, V: Data> MapStates<Q, U, V> {
         MapStates { kept: Kept::ForTime(maps, clock) }
     }
 
-    /// See [`KeyedTable::announce`](crate::table::KeyedTable::announce): for the keys' small maps, and the heads of
-    /// others.
+    /// See [`KeyedTable::announce`](crate::table::KeyedTable::announce): for the keys' small maps, the heads of others, and
+    /// the chunks of those that have at most sixteen.
     #[inline]
     pub fn announce(&mut self, hashes: impl ExactSizeIterator<Item = u64> + Clone) -> usize {
         match &mut self.kept {
