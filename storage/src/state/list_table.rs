@@ -7,6 +7,7 @@
 
 use super::row::{FOLLOWED_MAX, Row, Touch, spread_of};
 use super::scoped::Scoped;
+use super::ttl::HasRows;
 use crate::codec::{Data, Key};
 use crate::key_group::{KeyGroup, KeyGroups};
 use crate::table::{Backend, KeyedTable};
@@ -46,6 +47,20 @@ fn follow<Q: Key>(hash: u64, groups: KeyGroups, head: &[u8], further: &mut Vec<u
 /// The row of `chunk` of the list of `key`.
 fn row_key<Q: Key>(key: &Q, chunk: u32) -> Scoped<Q, u32> {
     Scoped::new(key.clone(), chunk)
+}
+
+impl<Q: Key, E: Data> HasRows for ListTable<Q, E> {
+    type Key = Scoped<Q, u32>;
+    type Row = ListRow<E>;
+
+    fn create(backend: &Backend, name: String, groups: KeyGroups, range: Range<KeyGroup>) -> Self {
+        Self::new(backend, name, groups, range)
+    }
+
+    #[inline(always)]
+    fn rows(&mut self) -> &mut KeyedTable<Scoped<Q, u32>, ListRow<E>> {
+        &mut self.rows
+    }
 }
 
 impl<Q: Key, E: Data> ListTable<Q, E> {

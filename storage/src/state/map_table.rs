@@ -11,6 +11,7 @@
 
 use super::row::{CHUNK_BYTES, FOLLOWED_MAX, Row, Touch, fields_of, spread_of};
 use super::scoped::Scoped;
+use super::ttl::HasRows;
 use crate::codec::{Data, DecodeError, Field, Key, Reader, Schema};
 use crate::key_group::{KeyGroup, KeyGroups};
 use crate::table::{Backend, KeyedTable};
@@ -147,6 +148,20 @@ fn follow<Q: Key>(hash: u64, groups: KeyGroups, head: &[u8], further: &mut Vec<u
 
 fn find<U: Key, V: Data>(row: &MapRow<U, V>, user_key: &U) -> Option<usize> {
     row.items().iter().position(|entry| entry.user_key == *user_key)
+}
+
+impl<Q: Key, U: Key, V: Data> HasRows for MapTable<Q, U, V> {
+    type Key = Scoped<Q, u32>;
+    type Row = MapRow<U, V>;
+
+    fn create(backend: &Backend, name: String, groups: KeyGroups, range: Range<KeyGroup>) -> Self {
+        Self::new(backend, name, groups, range)
+    }
+
+    #[inline(always)]
+    fn rows(&mut self) -> &mut KeyedTable<Scoped<Q, u32>, MapRow<U, V>> {
+        &mut self.rows
+    }
 }
 
 impl<Q: Key, U: Key, V: Data> MapTable<Q, U, V> {

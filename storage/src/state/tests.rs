@@ -197,7 +197,7 @@ fn lists_larger_than_memory_are_appended_to_and_read_without_waiting_for_a_chunk
     );
     let stats = lists.table().stats();
     assert!(stats.page_reads > filled.page_reads + KEYS, "chunks came from the disk: {stats:?}");
-    assert_eq!(stats.page_reads_blocking, 0, "and nobody waited for one");
+    assert_eq!(stats.page_reads_blocking, 0, "and nobody waited for one: {filled:?}, {stats:?}");
 }
 
 #[test]
@@ -227,7 +227,7 @@ fn maps_larger_than_memory_are_changed_and_read_without_waiting_for_a_chunk() {
     });
     let stats = maps.table().stats();
     assert!(stats.page_reads > filled.page_reads + KEYS, "chunks came from the disk: {stats:?}");
-    assert_eq!(stats.page_reads_blocking, 0, "and nobody waited for one");
+    assert_eq!(stats.page_reads_blocking, 0, "and nobody waited for one: {filled:?}, {stats:?}");
 }
 
 #[test]

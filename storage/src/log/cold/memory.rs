@@ -8,7 +8,7 @@
 //! Always true:
 //! - a page without memory has a place: that of its block, or one in `homes`;
 //! - pages that announced keys need are held until the next announcement, and take at most half of the budget, or the first key's
-//!   pages where those exceed it; so what was announced can be used without waiting once `awaited` is 0;
+//!   pages where those exceed it (for what awaited heads of collections name, see `follow`); so what was announced can be used without waiting once `awaited` is 0;
 //! - pages, and the memory kept free for pages being read, exceed the budget by no more than what cannot leave at once: held and
 //!   open pages, changed ones whose write is under way (with a copy of each, an eighth of the budget at most), and all changed
 //!   ones while there is no scratch file or its disk is full.
@@ -312,13 +312,15 @@ impl Log {
         for hash in hashes {
             let first = cold.announced.len();
             let (candidates, absent) = self.hold(&mut cold, shape, hash);
+            let mut fits = true;
             if absent > 0 {
                 cold.following.later(hash);
             } else if candidates > 0 {
-                self.follow(&mut cold, shape, hash);
+                let limit = cold.budget / 2;
+                fits = self.follow(&mut cold, shape, hash, limit);
             }
-            let bytes = cold.announced_bytes + cold.following.reserved_bytes();
-            if bytes > cold.budget / 2 && accepted > 0 {
+            fits &= cold.announced_bytes + cold.following.reserved_bytes() <= cold.budget / 2;
+            if !fits && accepted > 0 {
                 // Too much for one batch: lets go of what only this key needs.
                 if absent > 0 {
                     cold.following.not_later(hash);
