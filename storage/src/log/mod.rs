@@ -32,5 +32,6 @@ mod state_table;
 #[cfg(test)]
 mod tests;
 
+pub(crate) use cold::Follow;
 pub use options::LogOptions;
 pub use table::LogTable;

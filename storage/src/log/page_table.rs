@@ -307,6 +307,12 @@ impl Pages {
         self.memory.attach(&mut self.entries[page as usize], capacity);
     }
 
+    /// Gives a page without memory `capacity` bytes with rows; see [`PageMemory::attach_rows`].
+    #[inline(always)]
+    pub fn attach_rows(&mut self, page: u32, capacity: usize, keys: (usize, &[u8]), values: (usize, &[u8])) {
+        self.memory.attach_rows(&mut self.entries[page as usize], capacity, keys, values);
+    }
+
     /// Makes the memory of a page larger.
     pub fn grow(&mut self, page: u32, capacity: usize) {
         let meta = &self.metas[page as usize];

@@ -47,6 +47,10 @@ impl<K: Key, V: Data> StateTable for LogTable<K, V> {
         Migration::of::<K, V>(stored)
     }
 
+    fn expect_rows(&mut self, group: KeyGroup, rows: u64) {
+        self.log.index.reserve(group, rows);
+    }
+
     fn restore_rows(&mut self, group: KeyGroup, rows: &Rows) -> Result<(), DecodeError> {
         self.log.restore_rows(group, rows)
     }

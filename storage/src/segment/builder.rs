@@ -8,6 +8,7 @@ use super::format::{
 };
 use super::rows::Rows;
 use crate::ids::{AttemptId, CheckpointId};
+use crate::io::DIRECT_BYTES;
 use crate::key_group::{KeyGroup, KeyGroups};
 use crate::manifest::KeyedStateMeta;
 use std::ops::Range;
@@ -238,10 +239,14 @@ impl SegmentBuilder {
         self.out.extend_from_slice(&trailer.encode());
     }
 
-    /// Takes the bytes built since the last call, to be written behind those.
+    /// Takes the bytes built since the last call, to be written behind those. Until the file is finished, so many that what was
+    /// taken is a multiple of [`DIRECT_BYTES`], as direct I/O wants it; the rest waits for the next call.
     pub fn take(&mut self) -> Vec<u8> {
-        self.taken_bytes += self.out.len() as u64;
-        std::mem::take(&mut self.out)
+        let waits = if self.finished { 0 } else { self.out.len() % DIRECT_BYTES };
+        let rest = self.out.split_off(self.out.len() - waits);
+        let taken = std::mem::replace(&mut self.out, rest);
+        self.taken_bytes += taken.len() as u64;
+        taken
     }
 
     /// Number of bytes that wait to be taken.
