@@ -270,10 +270,6 @@ fn a_job_that_no_longer_fits_its_checkpoint_is_refused() {
     let message = refuse(small_engine().max_parallelism(64), flow);
     assert_says(message, &["max parallelism 128", "the job has 64", "start it with 128"]);
 
-    let (_ingress, _, flow) = keyed(Plan { parallelism: 1, ..Plan::original() });
-    let message = refuse(small_engine(), flow);
-    assert_says(message, &["`keyed`", "parallelism 2", "not supported yet", "start with 2"]);
-
     let (_ingress, _, flow) = keyed(Plan { uid: "renamed", ..Plan::original() });
     let message = refuse(small_engine(), flow);
     assert_says(message, &["`keyed`", "which the job does not have", "give an operator that uid"]);
@@ -346,7 +342,7 @@ fn operator_state_of_another_type_or_without_an_owner_is_refused() {
         .process("keeper", Keeper("seven".to_owned()))
         .sink("sink", MemorySink::new());
     let message = refuse_restore(dir.path(), small_engine(), flow);
-    assert_says(message, &["keeper", "type of state", "u64", "String", "give the operator a new uid"]);
+    assert_says(message, &["keeper", "elements of type u64", "String", "give the operator a new uid"]);
 
     let (_ingress, source) = PushSource::<u64>::channel(100);
     let flow = Dataflow::new("keeper");

@@ -29,8 +29,13 @@ mod stats;
 mod trigger;
 
 pub use backend::CheckpointBackend;
-pub use config::{CheckpointConfig, CoordinatorConfig, RestartStrategy};
+pub use config::{
+    CheckpointConfig, CheckpointRetention, CoordinatorConfig, ExponentialDelay, RestartStrategy,
+};
 pub use deploy::{Deploy, DeployError, DeployedOperator, Deployment};
-pub use runner::{CoordinatorHandle, Runner, RunnerParts};
+pub use runner::{CoordinatorHandle, RestoreFrom, Runner, RunnerParts};
 pub use shared::{JobShared, JobStatus};
-pub use stats::{CheckpointOutcome, CheckpointRecord, CheckpointStats};
+pub use stats::{
+    CheckpointKind, CheckpointOutcome, CheckpointRecord, CheckpointStats, CheckpointSummary, Quantiles,
+    TaskCheckpoint,
+};

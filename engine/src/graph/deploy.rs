@@ -390,7 +390,8 @@ fn restores_of(
                 // A chain has one keyed operator at most: its input is an exchange, where chains begin.
                 let groups = KeyGroups::new(max_parallelism).range_of(subtask, parallelism);
                 let (segments, metas) = (segments_of(operator, &groups), operator.keyed.clone());
-                restore.1 = Some(KeyedRestore { segments, metas });
+                let foreign = manifest.is_some_and(|manifest| manifest.origin.is_some());
+                restore.1 = Some(KeyedRestore { segments, metas, foreign });
             }
         }
     }

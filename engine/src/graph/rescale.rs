@@ -63,6 +63,7 @@ impl Shape {
 }
 
 /// In-flight records of one channel of a checkpoint, oldest first.
+#[derive(Debug)]
 pub(super) struct InFlightPart<T> {
     pub producer: u32,
     pub consumer: u32,

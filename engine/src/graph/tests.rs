@@ -337,6 +337,8 @@ fn empty_manifest() -> Manifest {
         checkpoint: CheckpointId(3),
         attempt: AttemptId(1),
         max_parallelism: 128,
+        kind: thalweg_storage::manifest::ManifestKind::Checkpoint,
+        origin: None,
         operators: Vec::new(),
         triggered_unix_ms: 0,
         edges: Vec::new(),

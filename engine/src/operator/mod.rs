@@ -187,6 +187,11 @@ pub trait StageControl: Send {
         self.down().map_or(Ending::Done, |down| down.ending())
     }
 
+    /// True when no output that was prepared is left to be committed.
+    fn is_committed(&mut self) -> bool {
+        self.down().is_none_or(|down| down.is_committed())
+    }
+
     /// The job runs without checkpoints: prepare and commit everything.
     ///
     /// # Errors

@@ -232,6 +232,10 @@ impl<W: SinkWriter> StageControl for SinkStage<W> {
         }
     }
 
+    fn is_committed(&mut self) -> bool {
+        self.prepared.is_empty() && self.committing.is_empty()
+    }
+
     fn commit_final(&mut self) -> Result<(), Failure> {
         if self.completed != FINAL {
             self.prepare(FINAL, true)?;

@@ -4,7 +4,7 @@ use super::test_disk::{Fault, TestDisk};
 use super::*;
 use crate::codec::Data;
 use crate::manifest::{
-    ChannelOrigin, ChannelState, EdgeState, OperatorState, Payload, SegmentRef, SubtaskState,
+    ChannelOrigin, ChannelState, EdgeState, ManifestKind, OperatorState, Payload, SegmentRef, SubtaskState,
 };
 use std::collections::BTreeSet;
 use std::fs;
@@ -53,6 +53,8 @@ fn manifest(id: CheckpointId, segments: &[String]) -> Manifest {
         attempt: AttemptId(1),
         triggered_unix_ms: 5,
         max_parallelism: 128,
+        kind: ManifestKind::Checkpoint,
+        origin: None,
         operators: vec![OperatorState { uid, parallelism: 1, keyed: vec![], subtasks: vec![subtask] }],
         edges: vec![EdgeState {
             name: edge.clone(),

@@ -5,7 +5,8 @@
 //! below the job's directory and numbers within bounds before anybody acts on them.
 
 use super::{
-    ChannelState, EdgeState, KeyedStateMeta, Manifest, OperatorState, Payload, SegmentRef, SubtaskState,
+    ChannelState, EdgeState, KeyedStateMeta, Manifest, ManifestKind, OperatorState, Origin, Payload,
+    SegmentRef, SubtaskState,
 };
 use crate::codec::Schema;
 use std::collections::{BTreeMap, BTreeSet};
@@ -15,6 +16,8 @@ const PARALLELISM_MAX: u32 = 32_768;
 /// Longest path, and longest component of one, in bytes.
 const PATH_BYTES_MAX: usize = 1024;
 const COMPONENT_BYTES_MAX: usize = 255;
+/// Longest path of another directory, in bytes: Linux's `PATH_MAX`.
+const ORIGIN_BYTES_MAX: usize = 4096;
 
 /// The first thing in a manifest that breaks a rule.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -45,6 +48,7 @@ pub fn validate(manifest: &Manifest) -> Result<(), Violation> {
     require((1..=PARALLELISM_MAX).contains(&groups), "a maximum parallelism from 1 to 32768", || {
         groups.to_string()
     })?;
+    check_origin(manifest)?;
     let mut uids = BTreeSet::new();
     let mut lengths = BTreeMap::new();
     for operator in &manifest.operators {
@@ -73,6 +77,15 @@ pub fn validate(manifest: &Manifest) -> Result<(), Violation> {
         check_channel(channel, &edges, &mut lengths)?;
     }
     Ok(())
+}
+
+fn check_origin(manifest: &Manifest) -> Result<(), Violation> {
+    let Some(Origin { root, dir, .. }) = &manifest.origin else { return Ok(()) };
+    require(manifest.kind == ManifestKind::Checkpoint, "a savepoint with files of its own", || short(root))?;
+    let usable = |path: &String| {
+        path.starts_with('/') && path.len() <= ORIGIN_BYTES_MAX && !path.chars().any(char::is_control)
+    };
+    require(usable(root) && usable(dir), "an absolute path of the original", || short(root))
 }
 
 fn check_operator(operator: &OperatorState, groups: u32) -> Result<(), Violation> {

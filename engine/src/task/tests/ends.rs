@@ -215,8 +215,12 @@ impl SinkHarness {
     }
 
     fn snapshot(&mut self, id: u64) {
-        let trigger =
-            Trigger { checkpoint: CheckpointId(id), mode: CheckpointMode::Unaligned, triggered_at: Nanos(0) };
+        let trigger = Trigger {
+            checkpoint: CheckpointId(id),
+            mode: CheckpointMode::Unaligned,
+            kind: SnapshotKind::Checkpoint,
+            triggered_at: Nanos(0),
+        };
         self.task.command(TaskCommand::Trigger(trigger));
         if !self.sender_ended() {
             let cut = self.sender.pushed();
@@ -245,7 +249,7 @@ fn output_of_an_aborted_checkpoint_is_listed_and_committed_by_the_next() {
     sink.send(1);
     sink.settle();
     assert_eq!(sink.checkpoint(1), [1]);
-    sink.command(TaskCommand::Abort(CheckpointId(1)));
+    sink.command(TaskCommand::Abort(CheckpointId(1), None));
     assert!(sink.commits().is_empty());
     sink.send(2);
     sink.settle();
@@ -307,7 +311,7 @@ fn a_sink_ends_only_when_all_of_its_output_is_committed() {
     let finished = |sink: &SinkHarness| sink.world.reported(|r| matches!(r, Report::Finished(..)));
     assert_eq!((awaits(&sink), finished(&sink)), (1, 0));
     assert_eq!(sink.checkpoint(1), [1]);
-    sink.command(TaskCommand::Abort(CheckpointId(1)));
+    sink.command(TaskCommand::Abort(CheckpointId(1), None));
     assert_eq!((awaits(&sink), finished(&sink)), (1, 0), "it asks again");
     assert_eq!(sink.checkpoint(2), [1]);
     sink.command(TaskCommand::Complete(CheckpointId(2)));
@@ -325,7 +329,7 @@ fn output_that_is_named_late_is_listed_by_the_checkpoint_that_waits_for_the_name
         sink.snapshot(id);
         assert!(sink.world.take_acknowledged().is_empty(), "nothing is durable yet");
     }
-    sink.command(TaskCommand::Abort(CheckpointId(1)));
+    sink.command(TaskCommand::Abort(CheckpointId(1), None));
     sink.spy.0.lock().unwrap().slow_names = false;
     sink.settle();
     let acknowledged = sink.world.take_acknowledged();
@@ -349,7 +353,7 @@ fn a_sink_whose_last_output_is_named_late_does_not_end_before_it_is_committed() 
     let finished = |sink: &SinkHarness| sink.world.reported(|r| matches!(r, Report::Finished(..)));
     sink.snapshot(1);
     // The checkpoint is aborted before its output has a name, and the next one lists it.
-    sink.command(TaskCommand::Abort(CheckpointId(1)));
+    sink.command(TaskCommand::Abort(CheckpointId(1), None));
     sink.spy.0.lock().unwrap().slow_names = false;
     sink.settle();
     assert_eq!(finished(&sink), 0);

@@ -2,13 +2,14 @@
 
 mod checkpoints;
 mod ends;
+mod savepoints;
 mod sources;
 mod waiting;
 
 use super::{Body, Budget, Input, Inputs, OneInput, OperatorTask, PartFiles, Progress, Task, TaskParts};
 use crate::barrier::{ChannelKind, CheckpointMode, Gate};
 use crate::clock::{Clock, Nanos, SimClock};
-use crate::control::{Report, ReportSink, TaskCommand, TaskId, TaskSnapshot, Trigger};
+use crate::control::{Report, ReportSink, SnapshotKind, TaskCommand, TaskId, TaskSnapshot, Trigger};
 use crate::graph::RoundRobin;
 use crate::metrics::TaskMetrics;
 use crate::operator::{BindContext, Edge, Link, OperatorRestore, Output, OutputPort};
@@ -224,7 +225,12 @@ impl<B: Body> Harness<B> {
     fn trigger(&mut self, checkpoint: u64, mode: CheckpointMode) {
         let checkpoint = CheckpointId(checkpoint);
         let triggered_at = self.world.clock.now();
-        self.task.command(TaskCommand::Trigger(Trigger { checkpoint, mode, triggered_at }));
+        self.task.command(TaskCommand::Trigger(Trigger {
+            checkpoint,
+            mode,
+            kind: SnapshotKind::Checkpoint,
+            triggered_at,
+        }));
     }
 
     /// Consumes one batch of the output, if there is one.

@@ -19,7 +19,7 @@ use thalweg_storage::manifest::Committable;
 const SLOW_PACE: Duration = Duration::from_micros(300);
 
 /// By checkpoint, subtask and attempt.
-type Entries = BTreeMap<(CheckpointId, u32, AttemptId), Vec<u8>>;
+pub type Entries = BTreeMap<(CheckpointId, u32, AttemptId), Vec<u8>>;
 
 /// Slow for one interval after each snapshot; commits into memory.
 pub struct Ledger<R> {
@@ -43,6 +43,16 @@ impl<R> Ledger<R> {
     /// The same ledger for other records.
     pub fn retyped<S>(&self) -> Ledger<S> {
         Ledger { script: Arc::clone(&self.script), entries: Arc::clone(&self.entries), record: PhantomData }
+    }
+
+    /// All that is committed.
+    pub fn entries(&self) -> Entries {
+        self.entries.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Makes it as if only this had been committed.
+    pub fn reset(&self, entries: Entries) {
+        *self.entries.lock().unwrap_or_else(PoisonError::into_inner) = entries;
     }
 
     /// Words of all committed records, in the order of their checkpoints; within one, in that of each subtask.

@@ -24,6 +24,14 @@ const INTERVAL: Duration = Duration::from_millis(5);
 /// A life that takes more steps is stuck.
 const STEPS_MAX: u64 = 1_000_000;
 
+/// Attempts to catch a checkpoint during a recovery.
+const ATTEMPTS_MAX: u64 = 60;
+
+/// Of these many checkpoints of a life one is taken during the recovery, or none.
+const CHECKPOINTS_MAX: u64 = 3;
+
+const NOT_AS_WANTED: &str = "no checkpoint was taken during the recovery";
+
 /// Where checkpoints go.
 const DIR: &str = "/checkpoints";
 
@@ -171,9 +179,33 @@ struct Life<'a> {
 impl Life<'_> {
     /// One life on `disk`: until it is stopped, or, if it is the last, to its end. Gives the disk of the next.
     fn live(&mut self, number: usize, disk: Arc<SimDisk>) -> Result<(Arc<SimDisk>, u64), String> {
-        let lives = &self.rescale.parallelism;
-        let (parallelism, last) = (lives[number], number + 1 == lives.len());
-        let seed = self.seed.wrapping_mul(31).wrapping_add(number as u64);
+        let last = number + 1 == self.rescale.parallelism.len();
+        if last || number == 0 || self.rescale.stop != Stop::DuringRecovery {
+            return self.attempt(number, last, self.seed, disk);
+        }
+        // Little is in flight, and soon processed: it takes several attempts to catch a checkpoint before that.
+        let before = self.ledger.entries();
+        let mut problem = String::new();
+        for attempt in 0..ATTEMPTS_MAX {
+            let seed = self.seed.wrapping_mul(ATTEMPTS_MAX).wrapping_add(attempt);
+            match self.attempt(number, last, seed, disk.crash_image(CrashProfile::KeepAll, seed)) {
+                Err(why) if why.starts_with(NOT_AS_WANTED) => problem = why,
+                outcome => return outcome,
+            }
+            self.ledger.reset(before.clone());
+        }
+        Err(problem)
+    }
+
+    fn attempt(
+        &mut self,
+        number: usize,
+        last: bool,
+        seed: u64,
+        disk: Arc<SimDisk>,
+    ) -> Result<(Arc<SimDisk>, u64), String> {
+        let parallelism = self.rescale.parallelism[number];
+        let seed = seed.wrapping_mul(31).wrapping_add(number as u64);
         let mode = [Mode::Unaligned, Mode::Unaligned, Mode::AlignedWithTimeout][seed as usize % 3];
         let builder = Engine::builder()
             .parallelism(parallelism)
@@ -216,23 +248,25 @@ impl Life<'_> {
         simulation: &mut Simulation,
         number: usize,
     ) -> Result<Option<String>, String> {
-        if self.rescale.stop == Stop::DuringRecovery && number > 0 {
-            // Not only after an interval: by then all that was restored may have been processed.
-            let _ = simulation.checkpoint();
-        }
+        let stop = self.rescale.stop;
+        // Not only after an interval: by then all that was restored may have been processed.
+        let at_once = stop == Stop::DuringRecovery && number > 0;
         while simulation.steps() < STEPS_MAX {
             for _ in 0..20 {
                 simulation.step();
             }
-            if self.rescale.stop == Stop::PartlyFinished && self.script.any_ended() {
-                // Subtasks finish within a moment of each other.
-                let _ = simulation.checkpoint();
-            }
             if simulation.has_ended() {
                 return Ok(Some(format!("the job ended too early: {:?}", simulation.status())));
             }
+            // Subtasks finish within a moment of each other.
+            if at_once || stop == Stop::PartlyFinished && self.script.any_ended() {
+                let _ = simulation.checkpoint();
+            }
             if self.may_stop(simulation, number)? {
                 return Ok(None);
+            }
+            if at_once && simulation.metrics().checkpoints.completed > CHECKPOINTS_MAX {
+                return Ok(Some(NOT_AS_WANTED.to_owned()));
             }
         }
         Ok(Some("the job is stuck, or no checkpoint was as wanted".to_owned()))
