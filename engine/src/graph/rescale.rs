@@ -147,10 +147,14 @@ pub(super) fn operator_parts(
         });
     }
     for subtask in &stored.subtasks {
-        let part = &mut parts[(subtask.index % parallelism) as usize];
-        part.committables.extend(subtask.committables.iter().cloned());
         if is_sink {
+            let part = &mut parts[(subtask.index % parallelism) as usize];
             part.operator_state.extend(subtask.operator_state.iter().cloned());
+        }
+        // By the subtask that began it, which need not be the one that lists it: after an earlier change of parallelism that is
+        // an heir. Who gets a committable also clears away what else it finds of its original subtask.
+        for committable in &subtask.committables {
+            parts[(committable.subtask % parallelism) as usize].committables.push(committable.clone());
         }
     }
     // Oldest first, also where they are of several subtasks.

@@ -223,6 +223,33 @@ proptest! {
     }
 }
 
+#[test]
+fn output_that_an_heir_lists_goes_back_to_its_original_subtask() {
+    // Subtask 1 of 2 has inherited what subtask 3 of 4 had prepared.
+    let stored = operator(2, |index| SubtaskState {
+        committables: (0..2)
+            .map(|generation| Committable {
+                checkpoint: CheckpointId(7),
+                subtask: index + 2 * generation,
+                attempt: AttemptId(1),
+                bytes: Vec::new(),
+            })
+            .collect(),
+        ..SubtaskState::default()
+    });
+    for (parallelism, expected) in [
+        (4, vec![vec![0], vec![1], vec![2], vec![3]]),
+        (3, vec![vec![0, 3], vec![1], vec![2]]),
+        (2, vec![vec![0, 2], vec![1, 3]]),
+    ] {
+        let parts = operator_parts(&stored, parallelism, true).unwrap();
+        let listed: Vec<BTreeSet<u32>> =
+            parts.iter().map(|part| part.committables.iter().map(|c| c.subtask).collect()).collect();
+        let expected: Vec<BTreeSet<u32>> = expected.into_iter().map(BTreeSet::from_iter).collect();
+        assert_eq!(listed, expected, "at parallelism {parallelism}");
+    }
+}
+
 fn blob(value: u64) -> StateBlob {
     let mut bytes = Vec::new();
     value.encode(&mut bytes);
