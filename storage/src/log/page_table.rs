@@ -11,6 +11,7 @@
 //! remembers the page's sequence.
 
 use super::bits::Bits;
+use super::chunked::Chunked;
 use super::leaf::PAGES_MAX;
 use super::page::{PAGE_BYTES, PageEntry, PageMemory, RowShape};
 use crate::table::prefetch_line;
@@ -57,6 +58,23 @@ pub(super) struct PageMeta {
 }
 
 impl PageMeta {
+    /// That of no page.
+    fn none() -> Self {
+        PageMeta {
+            sequence: 0,
+            group: 0,
+            count: 0,
+            live: 0,
+            used: 0,
+            previous: NONE,
+            next: NONE,
+            place: None,
+            tombstones: Bits::default(),
+            gone: Bits::default(),
+            fresh: Bits::default(),
+        }
+    }
+
     /// Bytes of memory of the bits.
     #[cfg(test)]
     fn bits_bytes(&self) -> usize {
@@ -89,8 +107,8 @@ pub(super) struct Group {
 
 pub(super) struct Pages {
     pub shape: RowShape,
-    entries: Vec<PageEntry>,
-    metas: Vec<PageMeta>,
+    entries: Chunked<PageEntry>,
+    metas: Chunked<PageMeta>,
     pub groups: Vec<Group>,
     free: Vec<u32>,
     memory: PageMemory,
@@ -106,8 +124,8 @@ impl Pages {
         let group = Group { head: NONE, tail: NONE, first_dirty: NONE, open: NONE };
         Pages {
             shape,
-            entries: Vec::new(),
-            metas: Vec::new(),
+            entries: Chunked::new(),
+            metas: Chunked::new(),
             groups: vec![group; groups],
             free: Vec::new(),
             memory: PageMemory::new(),
@@ -167,8 +185,8 @@ impl Pages {
 
     /// Bytes of memory of everything else.
     pub fn meta_bytes(&self) -> usize {
-        self.entries.capacity() * size_of::<PageEntry>()
-            + self.metas.capacity() * size_of::<PageMeta>()
+        self.entries.bytes()
+            + self.metas.bytes()
             + self.bits_bytes
             + self.groups.capacity() * size_of::<Group>()
             + self.free.capacity() * size_of::<u32>()
@@ -239,19 +257,8 @@ impl Pages {
     /// With a tebibyte of pages.
     pub fn create(&mut self, group: u16, epoch: u32, place: Option<Place>) -> u32 {
         let list = &mut self.groups[usize::from(group)];
-        let meta = PageMeta {
-            sequence: self.next_sequence,
-            group,
-            count: 0,
-            live: 0,
-            used: 0,
-            previous: list.tail,
-            next: NONE,
-            place,
-            tombstones: Bits::default(),
-            gone: Bits::default(),
-            fresh: Bits::default(),
-        };
+        let (sequence, previous) = (self.next_sequence, list.tail);
+        let meta = PageMeta { sequence, group, previous, place, ..PageMeta::none() };
         self.next_sequence += 1;
         let page = match self.free.pop() {
             Some(page) => {
@@ -262,8 +269,8 @@ impl Pages {
             None => {
                 let page = self.entries.len() as u32;
                 assert!(page < PAGES_MAX, "a table has at most {PAGES_MAX} pages");
-                self.entries.push(PageEntry::absent(epoch));
-                self.metas.push(meta);
+                self.entries.push(PageEntry::absent(epoch), || PageEntry::absent(0));
+                self.metas.push(meta, PageMeta::none);
                 page
             }
         };
@@ -334,6 +341,9 @@ impl Pages {
         }
         if list.first_dirty == page {
             list.first_dirty = next;
+            while list.first_dirty != NONE && !self.metas[list.first_dirty as usize].is_dirty() {
+                list.first_dirty = self.metas[list.first_dirty as usize].next;
+            }
         }
         if list.open == page {
             list.open = NONE;
@@ -354,12 +364,11 @@ impl Pages {
         self.bits_bytes -= meta.clear_bits();
     }
 
-    /// Moves each group's border between clean and dirty pages to where it belongs after pages got a place.
-    pub fn update_first_dirty(&mut self) {
-        for list in &mut self.groups {
-            while list.first_dirty != NONE && !self.metas[list.first_dirty as usize].is_dirty() {
-                list.first_dirty = self.metas[list.first_dirty as usize].next;
-            }
+    /// Moves the border between clean and dirty pages of the group of `page` to where it belongs after that page got a place.
+    pub fn update_first_dirty(&mut self, page: u32) {
+        let list = &mut self.groups[usize::from(self.metas[page as usize].group)];
+        while list.first_dirty != NONE && !self.metas[list.first_dirty as usize].is_dirty() {
+            list.first_dirty = self.metas[list.first_dirty as usize].next;
         }
     }
 
@@ -392,7 +401,7 @@ pub(super) fn memory_for(needed: usize) -> usize {
 
 impl Drop for Pages {
     fn drop(&mut self) {
-        for entry in &mut self.entries {
+        for entry in self.entries.iter_mut() {
             self.memory.detach(entry);
         }
     }
