@@ -270,7 +270,7 @@ impl Log {
             if self.stands_in_the_way(page, &aim) {
                 let meta = self.pages.meta(page);
                 let order = |place: Place| (self.segments.order(place.segment), place.index);
-                let place = meta.place.map_or((u64::MAX, 0), order);
+                let place = meta.place().map_or((u64::MAX, 0), order);
                 self.compaction.gathered.push(Gathered { place, sequence: meta.sequence, page });
             }
         }
@@ -298,8 +298,8 @@ impl Log {
             return false;
         }
         match aim {
-            Aim::Segments(numbers) => meta.place.is_some_and(|place| numbers.contains(&place.segment)),
-            Aim::Tombstones(Some(number)) => meta.place.is_some_and(|place| place.segment == *number),
+            Aim::Segments(numbers) => meta.segment().is_some_and(|segment| numbers.contains(&segment)),
+            Aim::Tombstones(Some(number)) => meta.segment() == Some(*number),
             Aim::Tombstones(None) => meta.is_dirty() && !self.snapshots.needs(&self.pages, page),
             Aim::Sparse(level) => {
                 let capacity = self.pages.entry(page).map_or(0, PageEntry::capacity);
@@ -417,7 +417,7 @@ impl Log {
 
     fn move_tombstone(&mut self, page: u32, slot: u32, hash: u64, key: &[u8]) -> bool {
         let meta = self.pages.meta(page);
-        let (group, place) = (meta.group, meta.place);
+        let (group, place) = (meta.group, meta.place());
         let any_older = place.is_none() && meta.previous != NONE;
         if any_older || self.segments.any_older(group, place.map(|place| place.segment)) {
             match self.probe(self.pages.shape, hash, key) {

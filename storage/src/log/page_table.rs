@@ -32,47 +32,79 @@ pub(super) struct Place {
     pub offset: u64,
 }
 
-/// What is known of a page, in memory or not.
+/// What is known of a page, in memory or not: two lines, of which the first is all that a row needs that goes gone.
 #[derive(Debug)]
+#[repr(C, align(64))]
 pub(super) struct PageMeta {
-    /// Rises with each page that is created.
-    pub sequence: u64,
-    /// Index of its key group within the table.
-    pub group: u16,
-    /// Number of rows.
-    pub count: u32,
-    /// Rows that are not gone; tombstones among them.
-    pub live: u32,
-    /// Bytes of the rows, without their ends.
-    pub used: u32,
-    pub previous: u32,
-    pub next: u32,
-    /// Its block in a segment, if a completed checkpoint has it.
-    pub place: Option<Place>,
-    /// Rows that delete their key.
-    pub tombstones: Bits,
     /// Rows that are no longer the latest word of their key.
     pub gone: Bits,
+    /// Rows that delete their key.
+    pub tombstones: Bits,
+    /// Rows that are not gone; tombstones among them.
+    pub live: u32,
+    /// Number of rows.
+    pub count: u32,
+    /// Bytes of the rows, without their ends.
+    pub used: u32,
+    /// The segment of its place; `NONE` without one.
+    segment: u32,
+    /// Index of its key group within the table.
+    pub group: u16,
     /// Rows before which the key was absent. Means nothing once the page is sealed.
     pub fresh: Bits,
+    /// Rises with each page that is created.
+    pub sequence: u64,
+    pub previous: u32,
+    pub next: u32,
+    /// The rest of its place.
+    offset: u64,
+    index: u32,
+    bytes: u32,
 }
+
+const _: () = assert!(size_of::<PageMeta>() == 128 && std::mem::offset_of!(PageMeta, fresh) <= 56);
 
 impl PageMeta {
     /// That of no page.
     fn none() -> Self {
         PageMeta {
-            sequence: 0,
-            group: 0,
-            count: 0,
+            gone: Bits::default(),
+            tombstones: Bits::default(),
             live: 0,
+            count: 0,
             used: 0,
+            segment: NONE,
+            group: 0,
+            fresh: Bits::default(),
+            sequence: 0,
             previous: NONE,
             next: NONE,
-            place: None,
-            tombstones: Bits::default(),
-            gone: Bits::default(),
-            fresh: Bits::default(),
+            offset: 0,
+            index: 0,
+            bytes: 0,
         }
+    }
+
+    /// Its block in a segment, if a completed checkpoint has it.
+    #[inline(always)]
+    pub fn place(&self) -> Option<Place> {
+        let PageMeta { segment, index, bytes, offset, .. } = *self;
+        (segment != NONE).then_some(Place { segment, index, bytes, offset })
+    }
+
+    /// The segment of its place.
+    #[inline(always)]
+    pub fn segment(&self) -> Option<u32> {
+        (self.segment != NONE).then_some(self.segment)
+    }
+
+    /// Gives it another place; the one before.
+    pub fn set_place(&mut self, place: Option<Place>) -> Option<Place> {
+        let before = self.place();
+        let none = Place { segment: NONE, index: 0, bytes: 0, offset: 0 };
+        Place { segment: self.segment, index: self.index, bytes: self.bytes, offset: self.offset } =
+            place.unwrap_or(none);
+        before
     }
 
     /// Bytes of memory of the bits.
@@ -88,7 +120,7 @@ impl PageMeta {
 
     /// True while no completed checkpoint has the page.
     pub fn is_dirty(&self) -> bool {
-        self.place.is_none()
+        self.segment == NONE
     }
 }
 
@@ -202,8 +234,7 @@ impl Pages {
     #[inline(always)]
     pub fn prefetch_meta(&self, page: u32) {
         if let Some(meta) = self.metas.get(page as usize) {
-            prefetch_line(std::ptr::from_ref(&meta.gone).cast());
-            prefetch_line(std::ptr::from_ref(&meta.live).cast());
+            prefetch_line(std::ptr::from_ref(meta).cast());
         }
     }
 
@@ -258,7 +289,8 @@ impl Pages {
     pub fn create(&mut self, group: u16, epoch: u32, place: Option<Place>) -> u32 {
         let list = &mut self.groups[usize::from(group)];
         let (sequence, previous) = (self.next_sequence, list.tail);
-        let meta = PageMeta { sequence, group, previous, place, ..PageMeta::none() };
+        let mut meta = PageMeta { sequence, group, previous, ..PageMeta::none() };
+        meta.set_place(place);
         self.next_sequence += 1;
         let page = match self.free.pop() {
             Some(page) => {
@@ -329,7 +361,7 @@ impl Pages {
         let (previous, next) = (meta.previous, meta.next);
         let list = &mut self.groups[usize::from(meta.group)];
         meta.sequence = 0;
-        meta.place = None;
+        meta.set_place(None);
         meta.live = 0;
         meta.count = 0;
         self.bits_bytes -= meta.clear_bits();
@@ -374,7 +406,7 @@ impl Pages {
 
     /// Makes all pages dirty.
     pub fn forget_places(&mut self) {
-        self.metas.iter_mut().for_each(|meta| meta.place = None);
+        self.metas.iter_mut().for_each(|meta| _ = meta.set_place(None));
         self.groups.iter_mut().for_each(|list| list.first_dirty = list.head);
     }
 

@@ -361,7 +361,7 @@ impl Log {
             return;
         }
         let meta = self.pages.meta_mut(page);
-        let before = meta.place.replace(place);
+        let before = meta.set_place(Some(place));
         let live = meta.live;
         self.pages.update_first_dirty(page);
         self.page_is_clean(page);
