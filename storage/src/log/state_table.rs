@@ -69,8 +69,9 @@ impl<K: Key, V: Data> StateTable for LogTable<K, V> {
 
     fn maintain(&mut self, rows: usize) -> Result<bool, StoreError> {
         self.log.tend_memory()?;
+        let settling = self.log.settle_slice();
         let expiring = self.log.remove_expired(Self::SHAPE, rows);
-        Ok(self.log.compact(rows) || expiring)
+        Ok(self.log.compact(rows) || expiring || settling)
     }
 
     fn ready(&mut self) -> Result<bool, StoreError> {

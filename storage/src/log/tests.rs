@@ -44,6 +44,7 @@ fn ops(keys: u32, count: usize) -> impl Strategy<Value = Vec<Op>> {
 
 fn run<K: Sample, V: Sample>(groups: u16, ops: Vec<Op>) {
     let mut job = Job::<K, V>::new(groups);
+    job.table.log.snapshots.settled_pages = Some(3);
     for op in ops {
         match op {
             Op::Put(key, value) => job.put(K::sample(key), V::sample(value)),
@@ -451,4 +452,19 @@ fn a_key_restored_as_a_loose_row_and_then_removed_leaves_a_tombstone_while_its_s
 /// A key that lies in `group`.
 fn key_of_group(groups: KeyGroups, group: u16) -> u64 {
     (0..).find(|key: &u64| groups.group_of(key.key_hash()) == group).expect("every group has keys")
+}
+
+#[test]
+fn a_snapshot_that_begins_while_pages_learn_of_the_last_one_writes_none_of_them_again() {
+    let mut job = Job::<u64, u64>::new(4);
+    (0..40_000).for_each(|key| job.put(key, key));
+    job.table.log.snapshots.settled_pages = Some(1);
+    job.checkpoint();
+    assert!(job.table.log.snapshots.is_settling());
+    (0..10).for_each(|key| job.put(key, key + 1));
+    let written = job.files.values().map(|(_, bytes)| bytes.len()).sum::<usize>();
+    job.checkpoint();
+    let both = job.files.values().map(|(_, bytes)| bytes.len()).sum::<usize>();
+    assert!(both - written < written / 20, "{} bytes after {written}", both - written);
+    job.table.log.check_invariants();
 }

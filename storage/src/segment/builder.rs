@@ -18,6 +18,9 @@ use zstd::bulk::Compressor;
 /// Rows are cut into blocks of about this many bytes, so that one block compresses within tens of microseconds.
 pub(crate) const BLOCK_BYTES_TARGET: usize = 16 << 10;
 
+/// Room for blocks until they are taken, where there are several.
+const OUT_BYTES: usize = 288 << 10;
+
 /// Rows shorter than this are not worth a call of zstd.
 const COMPRESS_BYTES_MIN: usize = 256;
 
@@ -108,6 +111,16 @@ impl SegmentBuilder {
         }
     }
 
+    /// Gives it a compressor of its level that has done its work elsewhere: making one takes longer than all else that begins a file.
+    pub(crate) fn reuse(&mut self, compressor: Option<Compressor<'static>>) {
+        self.compressor = compressor;
+    }
+
+    /// The compressor, if there is one, once all blocks are built.
+    pub(crate) fn compressor(&mut self) -> Option<Compressor<'static>> {
+        self.compressor.take()
+    }
+
     /// Begins the next file of the same task and checkpoint, `path`, after the one before is finished and taken whole. Its
     /// rows count where both hold rows of one key.
     ///
@@ -193,6 +206,10 @@ impl SegmentBuilder {
         header.raw_bytes = u32::try_from(self.raw.len()).expect("a block holds at most one row of 2 GiB");
         let offset = self.taken_bytes + self.out.len() as u64;
         let start = self.out.len();
+        if start > OUT_BYTES / 8 {
+            // Once, instead of by doubling: that would move what there is, and touch as much memory again.
+            self.out.reserve(OUT_BYTES.saturating_sub(start));
+        }
         let stored_at = start + BLOCK_HEADER_BYTES;
         self.out.resize(stored_at, 0);
         if self.zstd_level != 0 && self.raw.len() >= COMPRESS_BYTES_MIN {

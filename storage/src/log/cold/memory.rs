@@ -242,7 +242,7 @@ impl Log {
     /// Where a page without memory is.
     fn source(&self, cold: &Cold, page: u32) -> Source {
         let meta = self.pages.meta(page);
-        let Some(place) = meta.place else {
+        let Some(place) = meta.place() else {
             return cold.homes.get(&page).expect("a page without memory has a place").clone();
         };
         Source::Block {
