@@ -335,6 +335,7 @@ impl<S: Source> Head for SourceHead<S> {
         stage: D,
     ) -> Result<Box<dyn Task>, Failure> {
         let site = context.bind.site(&self.uid);
+        let had_ended = context.bind.restore.get(&*self.uid).is_some_and(|restore| restore.finished);
         let splits = self.splits_of(&mut context, &site)?;
         let connector = ConnectorContext {
             uid: Arc::clone(&self.uid),
@@ -348,7 +349,10 @@ impl<S: Source> Head for SourceHead<S> {
             site.blame(|| self.source.reader(connector, splits)).map_err(|error| site.user_failure(error))?;
         let dead_letters = self.dead_letters.as_ref().map(|output| context.output(output));
         let rate = self.rate.map(|rate| rate / f64::from(context.bind.parallelism));
-        let body = SourceBody::new(site, reader, self.malformed, dead_letters, rate, stage);
+        let mut body = SourceBody::new(site, reader, self.malformed, dead_letters, rate, stage);
+        if had_ended {
+            body.stay_ended();
+        }
         context.task(body, Gate::new(Vec::new()))
     }
 }

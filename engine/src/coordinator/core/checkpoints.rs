@@ -164,10 +164,7 @@ impl Core {
                 return;
             }
             SnapshotKind::Savepoint { dir, stop: Some(_) } => self.stop_published(id, pending.request, dir),
-            SnapshotKind::Checkpoint => {
-                let answer = Ok(Taken { id, dir: None });
-                self.actions.extend(pending.request.map(|request| Action::Answer(request, answer)));
-            }
+            SnapshotKind::Checkpoint => {}
         }
         let older = self.pending.range(..id).filter(|(_, older)| !older.stands_alone());
         let older: Vec<CheckpointId> = older.map(|(older, _)| *older).collect();
@@ -178,6 +175,9 @@ impl Core {
         self.tell(TaskCommand::Complete(id));
         self.failed_in_a_row = 0;
         self.triggers.completed(self.now, id);
+        // Whoever asked for a stop is answered once the job has stopped.
+        let request = pending.request.filter(|_| !pending.kind.is_savepoint());
+        self.actions.extend(request.map(|request| Action::Answer(request, Ok(Taken { id, dir: None }))));
         self.stats.completed += 1;
         self.stats.latest = Some(id);
         self.record(pending, CheckpointOutcome::Completed);
