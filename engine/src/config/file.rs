@@ -53,10 +53,8 @@ pub(super) fn parse(path: &Arc<Path>, text: &str) -> Result<Vec<Written>, Config
             return Err(unreadable(path, message));
         }
     };
-    written.map_err(|mistake| ConfigError::Syntax {
-        origin: mistake.at.origin(path),
-        message: mistake.message,
-    })
+    written
+        .map_err(|mistake| ConfigError::Syntax { origin: mistake.at.origin(path), message: mistake.message })
 }
 
 /// The content of the file at `path`.

@@ -30,7 +30,7 @@ macro_rules! keys {
 }
 
 use Default::{Is, Unset};
-use Kind::{Bool, Choice, Decimal, Memory, Number, Path, PositiveSpan, Span};
+use Kind::{Bool, Choice, Decimal, Memory, Number, Path, PositiveMemory, PositiveSpan, Span};
 
 keys! {
     CHECKPOINT_DIR: PathBuf = "execution.checkpointing.dir" was "state.checkpoints.dir",
@@ -104,7 +104,7 @@ keys! {
         Unset("with checkpoints `exponential-delay`, else `none`"),
         "Whether and when a failed job starts again from its latest completed checkpoint.";
     FIXED_DELAY_ATTEMPTS: u32 = "restart-strategy.fixed-delay.attempts",
-        Number(1, u32::MAX as u64), Is("1"),
+        Number(0, u32::MAX as u64), Is("1"),
         "Restarts over the job's whole life, with `fixed-delay`.";
     FIXED_DELAY: Duration = "restart-strategy.fixed-delay.delay",
         Span, Is("1 s"),
@@ -161,7 +161,7 @@ keys! {
         Bool, Is("true"),
         "Whether each worker is pinned to a core of its own, where there are enough.";
     STATE_MEMORY: u64 = "thalweg.state.memory",
-        Memory, Unset("no limit"),
+        PositiveMemory, Unset("no limit"),
         "Memory for the pages of all keyed state on the `log` backend; what does not fit is read back from disk. Its index \
          comes on top: about 10 to 15 bytes per key.";
     ZSTD_LEVEL: u32 = "thalweg.state.zstd-level",
@@ -197,7 +197,8 @@ mod tests {
 
     #[test]
     fn every_name_is_unique_and_in_flinks_form() {
-        let names: Vec<&str> = ALL.iter().flat_map(|key| key.older.iter().chain([&key.name])).copied().collect();
+        let names: Vec<&str> =
+            ALL.iter().flat_map(|key| key.older.iter().chain([&key.name])).copied().collect();
         assert_eq!(names.iter().collect::<BTreeSet<_>>().len(), names.len());
         for name in names {
             assert!(name.chars().all(|c| c.is_ascii_lowercase() || c == '.' || c == '-'), "{name}");

@@ -7,6 +7,7 @@
 
 mod units;
 mod setting;
+#[doc = include_str!("../../CONFIG.md")]
 pub mod keys;
 mod error;
 mod file;

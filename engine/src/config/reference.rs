@@ -51,6 +51,9 @@ mod tests {
     #[test]
     fn the_reference_page_is_current() {
         let page = include_str!("../../CONFIG.md");
-        assert!(page == reference(), "render it anew: cargo run -p thalweg-cli -- config reference > engine/CONFIG.md");
+        assert!(
+            page == reference(),
+            "render it anew: cargo run -p thalweg-cli -- config reference > engine/CONFIG.md"
+        );
     }
 }

@@ -46,8 +46,10 @@ pub enum Kind {
     Span,
     /// A time span longer than nothing.
     PositiveSpan,
-    /// An amount of memory, more than nothing.
+    /// An amount of memory, which may be zero.
     Memory,
+    /// An amount of memory, more than nothing.
+    PositiveMemory,
     /// A local path, also as a `file:` address.
     Path,
     /// One of several words, each with other spellings behind it.
@@ -59,7 +61,7 @@ pub enum Kind {
 pub enum Value {
     /// Of a [`Kind::Bool`].
     Bool(bool),
-    /// Of a [`Kind::Number`], or the bytes of a [`Kind::Memory`].
+    /// Of a [`Kind::Number`], or the bytes of memory.
     Number(u64),
     /// Of a [`Kind::Decimal`].
     Decimal(f64),
@@ -125,7 +127,8 @@ impl Kind {
                 Duration::ZERO => Err(format!("`{text}` must be longer than nothing")),
                 span => Ok(Value::Span(span)),
             },
-            Kind::Memory => match parse_memory(text)? {
+            Kind::Memory => parse_memory(text).map(Value::Number),
+            Kind::PositiveMemory => match parse_memory(text)? {
                 0 => Err(format!("`{text}` must be more than nothing")),
                 bytes => Ok(Value::Number(bytes)),
             },
@@ -151,7 +154,7 @@ impl Kind {
             Kind::Decimal(least, f64::MAX) => format!("decimal from {least}"),
             Kind::Decimal(least, most) => format!("decimal, {least} to {most}"),
             Kind::Span | Kind::PositiveSpan => "duration".to_owned(),
-            Kind::Memory => "size".to_owned(),
+            Kind::Memory | Kind::PositiveMemory => "size".to_owned(),
             Kind::Path => "path".to_owned(),
             Kind::Choice(words) => {
                 words.iter().map(|word| format!("`{}`", word[0])).collect::<Vec<_>>().join(", ")

@@ -89,7 +89,7 @@ impl Settings {
     }
 
     /// Adds those among `variables` that begin with `THALWEG_`, such as from `std::env::vars_os()`: see
-    /// [`variable`].
+    /// [`variable`](super::variable).
     ///
     /// # Errors
     /// [`ConfigError`] names the variable and what would be right. Nothing was added.
@@ -127,12 +127,14 @@ impl Settings {
     pub fn property(&mut self, property: &str) -> Result<(), ConfigError> {
         let origin = Origin::CommandLine;
         let Some((name, text)) = property.split_once('=') else {
-            let message = format!("`{property}` is no property: write it like `{}=10s`", keys::CHECKPOINT_INTERVAL.key().name);
+            let message = format!(
+                "`{property}` is no property: write it like `{}=10s`",
+                keys::CHECKPOINT_INTERVAL.key().name
+            );
             return Err(ConfigError::Syntax { origin, message });
         };
         let name = name.trim();
-        let (key, spelling) =
-            find(name).ok_or_else(|| unknown(name, origin.clone(), nearest_name(name)))?;
+        let (key, spelling) = find(name).ok_or_else(|| unknown(name, origin.clone(), nearest_name(name)))?;
         let value = checked(key, spelling, &origin, text)?;
         self.entries.insert((key.name, Layer::CommandLine), Entry { spelling, origin, value: Ok(value) });
         Ok(())
@@ -210,26 +212,35 @@ impl Settings {
         if self.entry(keys::CHECKPOINT_INTERVAL.key()).is_some() && self.get(keys::CHECKPOINT_DIR).is_none() {
             return Err(self.refuse(
                 keys::CHECKPOINT_INTERVAL,
-                format!("checkpoints at an interval need a directory: set `{}`", keys::CHECKPOINT_DIR.key().name),
+                format!(
+                    "checkpoints at an interval need a directory: set `{}`",
+                    keys::CHECKPOINT_DIR.key().name
+                ),
             ));
         }
         self.check_restart_strategy()
     }
 
-    /// Settings of a restart strategy mean nothing unless that strategy is chosen.
+    /// Settings of a restart strategy mean nothing unless that strategy is chosen, or is the default.
     fn check_restart_strategy(&self) -> Result<(), ConfigError> {
         let chosen = keys::RESTART_STRATEGY.key();
         if self.entry(chosen).is_some() {
             return Ok(());
         }
+        let default = self.get(keys::CHECKPOINT_DIR).map(|_| "exponential-delay");
         let strategy_of = |key: &Key| Some(key.name.strip_prefix("restart-strategy.")?.split_once('.')?.0);
-        let stray = ALL.iter().find_map(|key| self.entry(key).and(strategy_of(key)).map(|of| (*key, of)));
+        let stray = ALL.iter().find_map(|key| {
+            let strategy = self.entry(key).and(strategy_of(key))?;
+            (Some(strategy) != default).then_some((*key, strategy))
+        });
         match stray {
             None => Ok(()),
             Some((key, strategy)) => {
                 let (key, origin) = self.named(key);
-                let message =
-                    format!("it has no effect unless the strategy is chosen: set `{}` to `{strategy}`", chosen.name);
+                let message = format!(
+                    "it has no effect unless the strategy is chosen: set `{}` to `{strategy}`",
+                    chosen.name
+                );
                 Err(ConfigError::Value { key, origin, message })
             }
         }
@@ -297,7 +308,6 @@ fn nearest(wrong: &str, names: impl Iterator<Item = String>) -> Option<String> {
     let best = names.map(|name| (near(&name), name)).max_by(|a, b| a.0.total_cmp(&b.0))?;
     (best.0 >= 0.5).then_some(best.1)
 }
-
 
 #[cfg(test)]
 mod tests;

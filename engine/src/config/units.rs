@@ -97,7 +97,8 @@ pub fn parse_duration(text: &str) -> Result<Duration, String> {
         let seconds = u64::try_from(ns / 1_000_000_000).ok()?;
         Some(Duration::new(seconds, (ns % 1_000_000_000) as u32))
     };
-    one().or_else(|| humantime::parse_duration(text.trim()).ok())
+    one()
+        .or_else(|| humantime::parse_duration(text.trim()).ok())
         .ok_or_else(|| format!("`{text}` is no time span; write it like `500ms`, `10s` or `3min`"))
 }
 

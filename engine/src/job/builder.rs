@@ -4,7 +4,9 @@
 use super::remote::ControlSocket;
 use super::{Engine, RestoreMode, RestoreSettings, Running};
 use crate::clock::SystemClock;
-use crate::config::{CheckpointRetention, EngineConfig, Given, MemorySize, Setting, Settings, Span, StateBackend, Typed, keys};
+use crate::config::{
+    CheckpointRetention, EngineConfig, Given, MemorySize, Setting, Settings, Span, StateBackend, Typed, keys,
+};
 use crate::control::CheckpointMode;
 use crate::coordinator::{ExponentialDelay, RestartStrategy};
 use crate::error::Error;
@@ -435,3 +437,6 @@ fn disk_for(driver: DriverKind) -> Result<Arc<dyn Disk>, Error> {
         .map_err(|error| Error::Workers(format!("the disk's threads could not be started: {error}")))?;
     Ok(disk)
 }
+
+#[cfg(test)]
+mod tests;

@@ -171,16 +171,13 @@ fn value(schema: &Schema, encoded: &mut Encoded<'_, '_>) -> Result<Json, DecodeE
         Schema::Struct { fields, .. } => structure(fields, encoded)?,
         Schema::Enum { name, variants, .. } if encoded.postcard => {
             let index = encoded.varint(32)? as usize;
-            let variant = variants
-                .get(index)
-                .ok_or_else(|| DecodeError(format!("{index} is no variant of {name}")))?;
+            let variant =
+                variants.get(index).ok_or_else(|| DecodeError(format!("{index} is no variant of {name}")))?;
             variant_of(variant, encoded)?
         }
         Schema::Enum { name, .. } => return Err(unknown(name)),
         // It begins anew what is encoded by postcard.
-        Schema::Postcard(inner) => {
-            value(inner, &mut Encoded { input: &mut *encoded.input, postcard: true })?
-        }
+        Schema::Postcard(inner) => value(inner, &mut Encoded { input: &mut *encoded.input, postcard: true })?,
     })
 }
 

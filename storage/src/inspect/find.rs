@@ -80,7 +80,9 @@ fn read(disk: &DiskHandle, dir: &Path) -> Result<Snapshot, StoreError> {
 fn instead(disk: &DiskHandle, dir: &Path) -> String {
     let shown = dir.display();
     match list(disk, dir) {
-        Err(_) => format!("there is no directory {shown}: give that of a checkpoint, `chk-<id>`, or of a savepoint"),
+        Err(_) => {
+            format!("there is no directory {shown}: give that of a checkpoint, `chk-<id>`, or of a savepoint")
+        }
         Ok(listed) if listed.is_empty() => format!(
             "{shown} holds no MANIFEST, so it is no completed checkpoint or savepoint, nor are there any below it"
         ),
@@ -124,8 +126,11 @@ fn collect(disk: &DiskHandle, dir: &Path, depth: usize, out: &mut Vec<Listed>) -
     if depth == 0 {
         return Ok(());
     }
-    let mut inside: Vec<String> =
-        entries.into_iter().filter(|entry| entry.is_dir && entry.name != names::SHARED).map(|entry| entry.name).collect();
+    let mut inside: Vec<String> = entries
+        .into_iter()
+        .filter(|entry| entry.is_dir && entry.name != names::SHARED)
+        .map(|entry| entry.name)
+        .collect();
     inside.sort_by_key(|name| {
         let digits = name.trim_end_matches(|c: char| c.is_ascii_digit()).len();
         (name[..digits].to_owned(), name[digits..].parse::<u64>().unwrap_or(u64::MAX), name.clone())

@@ -26,7 +26,11 @@ pub enum StateShape {
 pub(super) type Row = (Vec<u8>, Vec<u8>);
 
 /// The name of a structure of the crate's own, and its fields.
-fn structure<'a, const N: usize>(schema: &'a Schema, name: &str, fields: [&str; N]) -> Option<[&'a Schema; N]> {
+fn structure<'a, const N: usize>(
+    schema: &'a Schema,
+    name: &str,
+    fields: [&str; N],
+) -> Option<[&'a Schema; N]> {
     match schema {
         Schema::Struct { name: found, fields: parts, .. }
             if found == name && parts.iter().map(|part| part.name.as_str()).eq(fields) =>
@@ -175,7 +179,9 @@ pub(super) fn entries(
 
 fn split_end<const N: usize>(bytes: &[u8]) -> Result<(&[u8], [u8; N]), DecodeError> {
     let split = bytes.split_last_chunk::<N>();
-    split.map(|(front, end)| (front, *end)).ok_or_else(|| DecodeError("the bytes end within a key".to_owned()))
+    split
+        .map(|(front, end)| (front, *end))
+        .ok_or_else(|| DecodeError("the bytes end within a key".to_owned()))
 }
 
 /// A value, and when it was written last if it has a time to live.
@@ -224,13 +230,16 @@ fn collections(
         if let Some(spread) = spread {
             let number = |name: &str| {
                 let field = spread.iter().find(|(field, _)| field == name);
-                field.and_then(|(_, json)| if let Json::Number(text) = json { text.parse::<u32>().ok() } else { None })
+                field.and_then(
+                    |(_, json)| if let Json::Number(text) = json { text.parse::<u32>().ok() } else { None },
+                )
             };
             let counted = match shape {
                 StateShape::List => number("first").zip(number("last")).map(|(first, last)| first..=last),
                 _ => number("chunks").map(|chunks| 1..=chunks),
             };
-            let counted = counted.ok_or_else(|| DecodeError("the head of a collection names no chunks".to_owned()))?;
+            let counted =
+                counted.ok_or_else(|| DecodeError("the head of a collection names no chunks".to_owned()))?;
             let inside = chunks.into_iter().filter(|(chunk, _)| counted.contains(chunk));
             items = inside.flat_map(|(_, (_, items))| items).collect();
         }

@@ -198,7 +198,11 @@ fn sizes_count_what_a_restore_reads() {
 }
 
 /// The shape and the entries of the rows of one state.
-fn entries_of(operator: &OperatorState, meta: &KeyedStateMeta, snapshot: &Snapshot) -> (StateShape, Vec<String>) {
+fn entries_of(
+    operator: &OperatorState,
+    meta: &KeyedStateMeta,
+    snapshot: &Snapshot,
+) -> (StateShape, Vec<String>) {
     let mut lines = Vec::new();
     let states = KeyedStates::open(&disk(), snapshot, operator).unwrap();
     states
@@ -296,15 +300,25 @@ mod kinds {
             operators: vec![operator],
             channels: Vec::new(),
         };
-        let snapshot =
-            Snapshot { dir: dir.path().join("chk-1"), root: dir.path().to_owned(), manifest, manifest_bytes: 0 };
+        let snapshot = Snapshot {
+            dir: dir.path().join("chk-1"),
+            root: dir.path().to_owned(),
+            manifest,
+            manifest_bytes: 0,
+        };
         let operator = &snapshot.manifest.operators[0];
         let of = |i: usize| entries_of(operator, &operator.keyed[i], &snapshot);
 
         let (shape, lines) = of(0);
         let quoted: Vec<String> = long.iter().map(|element| format!("\"{element}\"")).collect();
         assert_eq!(shape, StateShape::List);
-        assert_eq!(lines, [format!("{{\"key\":1,\"value\":[{}]}}", quoted.join(",")), r#"{"key":2,"value":["a","b"]}"#.to_owned()]);
+        assert_eq!(
+            lines,
+            [
+                format!("{{\"key\":1,\"value\":[{}]}}", quoted.join(",")),
+                r#"{"key":2,"value":["a","b"]}"#.to_owned()
+            ]
+        );
 
         let (shape, lines) = of(1);
         assert_eq!((shape, lines.len()), (StateShape::Map, 1));
@@ -314,7 +328,10 @@ mod kinds {
         assert_eq!(map, (0..300u32).map(|n| (n.to_string(), u64::from(n) * 2)).collect());
 
         let (shape, lines) = of(2);
-        assert_eq!((shape, lines), (StateShape::Value, vec![r#"{"key":5,"value":6,"last_access_ms":77}"#.to_owned()]));
+        assert_eq!(
+            (shape, lines),
+            (StateShape::Value, vec![r#"{"key":5,"value":6,"last_access_ms":77}"#.to_owned()])
+        );
         let meta = &operator.keyed[2];
         let (key, values, expires) = shape.types(&meta.key, &meta.value);
         assert_eq!((describe(key), describe(values[0]), expires), ("u64".into(), "u64".into(), true));

@@ -65,7 +65,15 @@ pub fn jobs(Jobs { socket, json }: Jobs, out: &mut dyn Write) -> Result<Outcome,
         writeln!(out, "the engine runs no job")?;
     }
     for job in jobs.iter().filter(|_| !json) {
-        let JobReport { name, status, tasks, records_read, checkpoints_completed, checkpoints_failed, restarts } = job;
+        let JobReport {
+            name,
+            status,
+            tasks,
+            records_read,
+            checkpoints_completed,
+            checkpoints_failed,
+            restarts,
+        } = job;
         writeln!(
             out,
             "{name}: {status}; {tasks} tasks, {records_read} records read; checkpoints: {checkpoints_completed} completed, \

@@ -58,6 +58,18 @@ fn counted(dir: &Path) -> PathBuf {
     newest(&checkpoints.join("digits"))
 }
 
+/// Leaves a checkpoint of a job that reads numbers without end; its directory.
+fn stopped_midway(dir: &Path) -> PathBuf {
+    let builder = Engine::builder().workers(1).parallelism(2).pin(false).driver(DriverChoice::Threads);
+    let engine = builder.checkpoint_dir(dir).build().unwrap();
+    let flow = Dataflow::new("endless");
+    let numbers = flow.source("numbers", GeneratorSource::new(None, |n| n));
+    numbers.with_rate_limit(1000.0).filter("even", |n| n % 2 == 0).sink("collect", CollectSink::new());
+    let job = engine.run(flow).unwrap();
+    job.checkpoint().unwrap();
+    newest(&dir.join("endless"))
+}
+
 fn newest(job_dir: &Path) -> PathBuf {
     let id = |path: &PathBuf| -> Option<u64> {
         let name = path.file_name()?.to_str()?.strip_prefix("chk-")?;
@@ -100,8 +112,6 @@ fn inspect_shows_operators_states_positions_and_committables() {
             "operator \"write\": parallelism 2",
             "u64 by u64",
             "group ",
-            "GeneratorSplit version 1 { next: u64, step: u64 }",
-            r#"{"next":1000,"step":2}"#,
             "committable of checkpoint",
             "no data in flight",
         ],
@@ -113,9 +123,9 @@ fn inspect_shows_operators_states_positions_and_committables() {
     assert_eq!((&state["kind"], &state["key_type"]), (&"value".into(), &"u64".into()));
     let rows = |group: &Value| group["rows"].as_u64().unwrap();
     assert_eq!(state["groups"].as_array().unwrap().iter().map(rows).sum::<u64>(), 10);
-    let numbers = operators.iter().find(|operator| operator["uid"] == "numbers").unwrap();
-    let position = &numbers["subtasks"][1]["operator_state"][0]["value"];
-    assert_eq!(*position, serde_json::json!({"next": 1001, "step": 2}));
+    let write = operators.iter().find(|operator| operator["uid"] == "write").unwrap();
+    assert_eq!(write["subtasks"][0]["committables"].as_array().unwrap().len(), 1);
+    assert_eq!(write["subtasks"][0]["finished"], true);
 }
 
 #[test]
@@ -129,7 +139,7 @@ fn export_prints_every_key_once_with_its_value() {
     counts.sort_unstable();
     assert_eq!(counts, (0..10).map(|digit| (digit, 100)).collect::<Vec<_>>());
     let all = output(checkpoints("export", &chk, &[]));
-    assert_says(&all, &[r#""operator":"numbers","state":"#, r#""value":{"next":1000,"step":2}"#]);
+    assert_says(&all, &[r#""operator":"write","state":"writer","kind":"operator","subtask":1,"value":{"#]);
     assert_says(&failure(checkpoints("export", &chk, &["--operator", "sum"])), &["\"sum\"", "numbers, "]);
     assert_says(&failure(checkpoints("export", &chk, &["--state", "sum"])), &["no state \"sum\""]);
 }
@@ -190,7 +200,8 @@ fn data_in_flight_is_shown_per_edge_and_verified() {
     let in_file = Payload::File { path: path.clone(), offset: 0, bytes, crc32, file_bytes: bytes };
     manifest.attempt = attempt;
     manifest.checkpoint = id;
-    let parts = [(ChannelOrigin::Consumer, 5, in_file), (ChannelOrigin::Producer, 2, Payload::Inline(vec![1, 2]))];
+    let parts =
+        [(ChannelOrigin::Consumer, 5, in_file), (ChannelOrigin::Producer, 2, Payload::Inline(vec![1, 2]))];
     for (origin, records, data) in parts {
         let edge = "numbers -> count".to_owned();
         manifest.channels.push(ChannelState { edge, producer: 0, consumer: 0, origin, records, data });
@@ -214,20 +225,27 @@ fn data_in_flight_is_shown_per_edge_and_verified() {
 fn a_directory_that_is_no_checkpoint_is_told_with_the_ones_below_it() {
     let dir = TempDir::new().unwrap();
     let chk = counted(dir.path());
-    let message = failure(checkpoints("inspect", dir.path(), &[]));
+    let message = failure(checkpoints("inspect", &dir.path().join("checkpoints"), &[]));
     assert_says(&message, &["error:", "no checkpoint itself", chk.to_str().unwrap()]);
 }
 
 #[test]
-fn a_job_without_state_can_be_looked_at_too() {
+fn the_positions_of_sources_that_go_on_are_shown_and_exported() {
     let dir = TempDir::new().unwrap();
-    let builder = Engine::builder().workers(1).pin(false).driver(DriverChoice::Threads);
-    let engine = builder.checkpoint_dir(dir.path()).build().unwrap();
-    let flow = Dataflow::new("plain");
-    flow.source("numbers", GeneratorSource::new(Some(10), |n| n)).sink("collect", CollectSink::new());
-    engine.run(flow).unwrap().wait().unwrap();
-    let chk = newest(&dir.path().join("plain"));
-    assert_says(&output(checkpoints("inspect", &chk, &[])), &["operator \"numbers\""]);
+    let chk = stopped_midway(dir.path());
+    let text = output(checkpoints("inspect", &chk, &[]));
+    assert_says(
+        &text,
+        &["operator \"numbers\"", "GeneratorSplit version 1 { next: u64, step: u64 }: 1 element"],
+    );
+    let document = json(checkpoints("inspect", &chk, &["--json"]));
+    for (index, subtask) in document["operators"][0]["subtasks"].as_array().unwrap().iter().enumerate() {
+        let position = &subtask["operator_state"][0]["value"];
+        assert_eq!(position["step"], 2);
+        assert_eq!(position["next"].as_u64().unwrap() % 2, index as u64);
+    }
+    let exported = output(checkpoints("export", &chk, &[]));
+    assert_says(&exported, &[r#"{"operator":"numbers","state":"#, r#""subtask":1,"value":{"next":"#]);
     output(checkpoints("verify", &chk, &[]));
 }
 

@@ -63,23 +63,28 @@ fn a_running_job_is_watched_checkpointed_saved_and_cancelled() {
     let (ingress, flow) = counting(&CollectSink::new());
     let job = engine.run(flow).unwrap();
     (0..100).for_each(|n| ingress.push(n).unwrap());
-    let read = || job.metrics().tasks.iter().filter(|task| task.is_source).map(|task| task.records_in).sum::<u64>();
+    let read =
+        || job.metrics().tasks.iter().filter(|task| task.is_source).map(|task| task.records_in).sum::<u64>();
     wait_until("all is read", || read() == 100);
 
     assert!(output(thalweg(&socket, &["checkpoint"])).ends_with("is complete"));
     let jobs = output(thalweg(&socket, &["jobs"]));
     assert!(jobs.contains("digits: running") && jobs.contains("100 records read"), "{jobs}");
-    let json: serde_json::Value = serde_json::from_str(&output(thalweg(&socket, &["jobs", "--json"]))).unwrap();
+    let json: serde_json::Value =
+        serde_json::from_str(&output(thalweg(&socket, &["jobs", "--json"]))).unwrap();
     assert_eq!((&json[0]["name"], &json[0]["checkpoints_completed"]), (&"digits".into(), &1.into()));
     assert!(failure(thalweg(&socket, &["savepoint"])).contains("execution.checkpointing.savepoint-dir"));
     assert!(failure(thalweg(&socket, &["checkpoint", "--job", "other"])).contains("\"digits\""));
 
-    let saved = PathBuf::from(output(thalweg(&socket, &["savepoint", dir.path().join("saved").to_str().unwrap()])));
+    let saved =
+        PathBuf::from(output(thalweg(&socket, &["savepoint", dir.path().join("saved").to_str().unwrap()])));
     let verified = output(thalweg(&socket, &["checkpoints", "verify", saved.to_str().unwrap()]));
     assert!(verified.contains("savepoint") && verified.contains("is sound"), "{verified}");
-    let listed = output(thalweg(&socket, &["checkpoints", "list", dir.path().join("saved").to_str().unwrap()]));
+    let listed =
+        output(thalweg(&socket, &["checkpoints", "list", dir.path().join("saved").to_str().unwrap()]));
     assert!(listed.contains("savepoint ") && listed.contains("complete"), "{listed}");
-    let exported = output(thalweg(&socket, &["checkpoints", "export", saved.to_str().unwrap(), "--operator", "count"]));
+    let exported =
+        output(thalweg(&socket, &["checkpoints", "export", saved.to_str().unwrap(), "--operator", "count"]));
     assert_eq!(exported.lines().count(), 10);
     assert!(exported.lines().all(|line| line.ends_with("\"value\":10}")), "{exported}");
 
@@ -186,5 +191,8 @@ fn a_jobs_program_is_configured_by_file_and_properties_and_starts_from_a_savepoi
     assert_eq!(run(&["--config", "missing.yaml"], nothing), ExitCode::FAILURE);
     assert_eq!(run(&["-D", "thalweg.workres=2"], nothing), ExitCode::FAILURE);
     assert_eq!(run(&["--claim-mode", "claim"], nothing), ExitCode::from(2));
-    assert_eq!(run(&["-s", "/nowhere", "--config", config], || pushed(&CollectSink::new())), ExitCode::FAILURE);
+    assert_eq!(
+        run(&["-s", "/nowhere", "--config", config], || pushed(&CollectSink::new())),
+        ExitCode::FAILURE
+    );
 }

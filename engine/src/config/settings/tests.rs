@@ -33,11 +33,23 @@ fn environment(variables: &[(&str, &str)]) -> Result<Settings, String> {
 #[test]
 fn nested_and_dotted_names_mean_the_same_in_yaml_and_toml() {
     let files = [
-        ("a.yaml", "execution:\n  checkpointing:\n    interval: 3min\n    dir: \"chk\"\nthalweg.workers: 4\n"),
-        ("a.yml", "# Flink's flat form\nexecution.checkpointing.interval: 3 min\nexecution.checkpointing.dir: chk\nthalweg: {workers: 4}\n"),
-        ("a.yaml", "execution.checkpointing:\n  interval: '180 s'\n  dir: chk # here\nthalweg:\n  workers: 4\n"),
+        (
+            "a.yaml",
+            "execution:\n  checkpointing:\n    interval: 3min\n    dir: \"chk\"\nthalweg.workers: 4\n",
+        ),
+        (
+            "a.yml",
+            "# Flink's flat form\nexecution.checkpointing.interval: 3 min\nexecution.checkpointing.dir: chk\nthalweg: {workers: 4}\n",
+        ),
+        (
+            "a.yaml",
+            "execution.checkpointing:\n  interval: '180 s'\n  dir: chk # here\nthalweg:\n  workers: 4\n",
+        ),
         ("a.toml", "thalweg.workers = 4\n[execution.checkpointing]\ninterval = \"3min\"\ndir = 'chk'\n"),
-        ("a.TOML", "\"execution.checkpointing.interval\" = '3min'\nexecution.checkpointing.dir = 'chk'\nthalweg = { workers = 4 }\n"),
+        (
+            "a.TOML",
+            "\"execution.checkpointing.interval\" = '3min'\nexecution.checkpointing.dir = 'chk'\nthalweg = { workers = 4 }\n",
+        ),
     ];
     for (name, text) in files {
         let settings = read(name, text).unwrap();
@@ -56,16 +68,28 @@ fn empty_files_say_nothing() {
 
 #[test]
 fn an_unknown_name_is_told_with_its_place_and_the_nearest_one() {
-    let says = ["app.yaml:3:5", "`execution.checkpointing.min-puase`", "did you mean `execution.checkpointing.min-pause`?"];
+    let says = [
+        "app.yaml:3:5",
+        "`execution.checkpointing.min-puase`",
+        "did you mean `execution.checkpointing.min-pause`?",
+    ];
     refuse("app.yaml", "execution:\n  checkpointing:\n    min-puase: 1s\n", &says);
     refuse("app.toml", "[execution.checkpointing]\n  min_pause = 1\n", &["app.toml:2:3", "min-pause"]);
-    refuse("app.toml", "[thalweg]\nworkers = 1\nworker = 1\n", &["app.toml:3:1", "did you mean `thalweg.workers`?"]);
+    refuse(
+        "app.toml",
+        "[thalweg]\nworkers = 1\nworker = 1\n",
+        &["app.toml:3:1", "did you mean `thalweg.workers`?"],
+    );
     refuse("app.yaml", "jobmanager.rpc.address: here\n", &["app.yaml:1:1", "config reference"]);
 }
 
 #[test]
 fn a_wrong_value_is_told_with_its_place_and_what_would_be_right() {
-    refuse("app.yaml", "thalweg:\n  workers: many\n", &["app.yaml:2:12", "`thalweg.workers`", "`many`", "from 1"]);
+    refuse(
+        "app.yaml",
+        "thalweg:\n  workers: many\n",
+        &["app.yaml:2:12", "`thalweg.workers`", "`many`", "from 1"],
+    );
     refuse("app.yaml", "execution.checkpointing.interval: soon\n", &["app.yaml:1:35", "`soon`", "`3min`"]);
     refuse("app.yaml", "execution.checkpointing.interval: 0s\n", &["longer than nothing"]);
     refuse("app.yaml", "thalweg.state.memory: 1 parsec\n", &["`1 parsec`", "`64mb`"]);
@@ -79,7 +103,11 @@ fn a_wrong_value_is_told_with_its_place_and_what_would_be_right() {
 fn what_no_setting_can_be_is_refused_with_its_place() {
     refuse("app.yaml", "thalweg.workers: [1, 2]\n", &["app.yaml:1:18", "list"]);
     refuse("app.yaml", "a: &x 1\nthalweg.workers: *x\n", &["app.yaml:2:18", "aliases"]);
-    refuse("app.yaml", "thalweg.workers: 1\n---\nthalweg.workers: 2\n", &["app.yaml:2:1", "second YAML document"]);
+    refuse(
+        "app.yaml",
+        "thalweg.workers: 1\n---\nthalweg.workers: 2\n",
+        &["app.yaml:2:1", "second YAML document"],
+    );
     refuse("app.yaml", "thalweg.workers:\n", &["app.yaml:1:1", "no value"]);
     refuse("app.yaml", "thalweg: {}\n", &["app.yaml:1:10", "`thalweg` has no value"]);
     refuse("app.yaml", "thalweg.workers\n", &["app.yaml:1:1", "`name: value`"]);
@@ -96,13 +124,17 @@ fn what_no_setting_can_be_is_refused_with_its_place() {
 
 #[test]
 fn earlier_names_work_and_must_not_say_something_else() {
-    let settings = yaml("state.checkpoints.dir: chk\nstate.checkpoints.num-retained: 3\nstate.backend: rocksdb\n");
+    let settings =
+        yaml("state.checkpoints.dir: chk\nstate.checkpoints.num-retained: 3\nstate.backend: rocksdb\n");
     assert_eq!(settings.get(CHECKPOINT_DIR), Some("chk".into()));
     assert_eq!(settings.get(RETAINED), Some(3));
     assert_eq!(settings.get(STATE_BACKEND), Some("log"));
     yaml("state.checkpoints.num-retained: 3\nexecution.checkpointing.num-retained: 03\n");
     let text = "state.checkpoints.num-retained: 3\nexecution.checkpointing.num-retained: 4\n";
-    let says = ["`state.checkpoints.num-retained` (app.yaml:1:33)", "`execution.checkpointing.num-retained` (app.yaml:2:39)"];
+    let says = [
+        "`state.checkpoints.num-retained` (app.yaml:1:33)",
+        "`execution.checkpointing.num-retained` (app.yaml:2:39)",
+    ];
     refuse("app.yaml", text, &says);
 }
 
@@ -110,7 +142,11 @@ fn earlier_names_work_and_must_not_say_something_else() {
 fn a_setting_given_twice_in_a_file_is_refused_with_both_places() {
     let text = "thalweg.workers: 1\nthalweg:\n  workers: 1\n";
     refuse("app.yaml", text, &["(app.yaml:1:18)", "(app.yaml:3:12)", "given twice"]);
-    refuse("app.toml", "thalweg.workers = 1\n\"thalweg.workers\" = 2\n", &["(app.toml:1:19)", "(app.toml:2:21)"]);
+    refuse(
+        "app.toml",
+        "thalweg.workers = 1\n\"thalweg.workers\" = 2\n",
+        &["(app.toml:1:19)", "(app.toml:2:21)"],
+    );
 }
 
 #[test]
@@ -135,6 +171,10 @@ fn an_interval_without_a_directory_is_refused() {
 fn the_settings_of_a_restart_strategy_that_is_not_chosen_are_refused() {
     let says = ["app.yaml:1:39", "`restart-strategy.type`", "`fixed-delay`"];
     refuse("app.yaml", "restart-strategy.fixed-delay.delay:   5s\n", &says);
+    let exponential = "restart-strategy.exponential-delay.max-backoff: 5s\n";
+    refuse("app.yaml", exponential, &["`exponential-delay`"]);
+    // With checkpoints it is the default.
+    yaml(&format!("{exponential}state.checkpoints.dir: chk\n"));
     let settings = yaml("restart-strategy: fixeddelay\nrestart-strategy.fixed-delay.delay: 5s\n");
     assert_eq!(settings.get(RESTART_STRATEGY), Some("fixed-delay"));
     assert_eq!(settings.get(FIXED_DELAY), Some(Duration::from_secs(5)));
@@ -158,7 +198,10 @@ fn variables_set_their_settings_and_unknown_ones_are_told() {
     assert!(message.contains("environment variable THALWEG_WORKERS: setting `thalweg.workers`"), "{message}");
     let both = [("THALWEG_STATE_BACKEND", "log"), ("THALWEG_STATE_BACKEND_TYPE", "hashmap")];
     let message = environment(&both).unwrap_err();
-    assert!(message.contains("THALWEG_STATE_BACKEND)") && message.contains("THALWEG_STATE_BACKEND_TYPE)"), "{message}");
+    assert!(
+        message.contains("THALWEG_STATE_BACKEND)") && message.contains("THALWEG_STATE_BACKEND_TYPE)"),
+        "{message}"
+    );
 }
 
 #[test]

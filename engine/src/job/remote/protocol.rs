@@ -181,7 +181,8 @@ pub(super) fn read_answer(line: &[u8]) -> Result<Result<Answer, String>, String>
     if let Ok(Bad { error, .. }) = serde_json::from_slice(line) {
         return Ok(Err(error));
     }
-    let answer: Answer = serde_json::from_slice(line).map_err(|error| format!("this is no answer: {error}"))?;
+    let answer: Answer =
+        serde_json::from_slice(line).map_err(|error| format!("this is no answer: {error}"))?;
     Ok(Ok(answer))
 }
 

@@ -7,8 +7,8 @@
 
 use super::protocol::{Answer, Command, JobReport, LINE_BYTES_MAX, answer_line, read_request};
 use crate::control::StopMode;
-use crate::error::Error;
 use crate::coordinator::JobStatus;
+use crate::error::Error;
 use crate::job::{JobHandle, Running};
 use rustix::event::{PollFd, PollFlags, poll};
 use std::io::{self, BufRead, BufReader, ErrorKind, Read, Write};
@@ -67,7 +67,8 @@ impl ControlSocket {
 #[expect(clippy::disallowed_methods, reason = "a socket is no file of a disk: it holds no data")]
 impl Drop for ControlSocket {
     fn drop(&mut self) {
-        if std::fs::symlink_metadata(&self.path).is_ok_and(|found| (found.dev(), found.ino()) == self.identity)
+        if std::fs::symlink_metadata(&self.path)
+            .is_ok_and(|found| (found.dev(), found.ino()) == self.identity)
             && let Err(error) = std::fs::remove_file(&self.path)
         {
             tracing::warn!(path = %self.path.display(), %error, "the control socket stays");

@@ -25,15 +25,16 @@ fn commands() -> impl Strategy<Value = Command> {
 }
 
 fn answers() -> impl Strategy<Value = Result<Answer, String>> {
-    let report = (any::<String>(), any::<(u64, u64)>()).prop_map(|(name, (records_read, restarts))| JobReport {
-        status: name.clone(),
-        name,
-        tasks: 3,
-        records_read,
-        checkpoints_completed: 4,
-        checkpoints_failed: 5,
-        restarts,
-    });
+    let report =
+        (any::<String>(), any::<(u64, u64)>()).prop_map(|(name, (records_read, restarts))| JobReport {
+            status: name.clone(),
+            name,
+            tasks: 3,
+            records_read,
+            checkpoints_completed: 4,
+            checkpoints_failed: 5,
+            restarts,
+        });
     prop_oneof![
         prop::collection::vec(report, 0..3).prop_map(|jobs| Ok(Answer::Jobs { jobs })),
         any::<u64>().prop_map(|id| Ok(Answer::Checkpoint { id })),
@@ -69,7 +70,10 @@ fn lines_are_as_documented() {
     let lines = [
         (Command::Jobs {}, r#"{"version":1,"command":"jobs"}"#),
         (Command::Checkpoint { job: None }, r#"{"version":1,"command":"checkpoint"}"#),
-        (Command::Savepoint { job: None, dir: Some("/saved".into()) }, r#"{"version":1,"command":"savepoint","dir":"/saved"}"#),
+        (
+            Command::Savepoint { job: None, dir: Some("/saved".into()) },
+            r#"{"version":1,"command":"savepoint","dir":"/saved"}"#,
+        ),
         (
             Command::Stop { job: None, drain: false, dir: Some("/saved".into()) },
             r#"{"version":1,"command":"stop","drain":false,"dir":"/saved"}"#,
@@ -79,7 +83,10 @@ fn lines_are_as_documented() {
     for (command, line) in lines {
         assert_eq!(request_line(&command).trim_end(), line);
     }
-    assert_eq!(answer_line(&Ok(Answer::Checkpoint { id: 7 })).trim_end(), r#"{"version":1,"ok":"checkpoint","id":7}"#);
+    assert_eq!(
+        answer_line(&Ok(Answer::Checkpoint { id: 7 })).trim_end(),
+        r#"{"version":1,"ok":"checkpoint","id":7}"#
+    );
     assert_eq!(answer_line(&Err("why".into())).trim_end(), r#"{"version":1,"error":"why"}"#);
 }
 

@@ -79,7 +79,18 @@ fn everything() -> impl Strategy<Value = Everything> {
         let perhaps = perhaps.map(Metres);
         let unit = Unit;
         Everything {
-            unit, flag, small, wide, number, character, text, list, by_name, by_number, perhaps, empty: (),
+            unit,
+            flag,
+            small,
+            wide,
+            number,
+            character,
+            text,
+            list,
+            by_name,
+            by_number,
+            perhaps,
+            empty: (),
         }
     })
 }

@@ -53,7 +53,9 @@ pub fn run(
         }
     }
     match state {
-        Some(state) if !found => Err(format!("there is no state {state:?} in it; `thalweg checkpoints inspect` lists all").into()),
+        Some(state) if !found => {
+            Err(format!("there is no state {state:?} in it; `thalweg checkpoints inspect` lists all").into())
+        }
         _ => Ok(Outcome::Good),
     }
 }
@@ -62,7 +64,8 @@ pub fn run(
 fn operator_state(of: &OperatorState, state: Option<&str>, out: &mut dyn Write) -> Result<bool, Error> {
     let mut found = false;
     for subtask in &of.subtasks {
-        for blob in subtask.operator_state.iter().filter(|blob| state.is_none_or(|state| blob.name == state)) {
+        for blob in subtask.operator_state.iter().filter(|blob| state.is_none_or(|state| blob.name == state))
+        {
             found = true;
             let value = to_json(&blob.schema, &blob.bytes)
                 .map_err(|error| format!("operator {:?}, state {:?}: {error}", of.uid, blob.name))?;

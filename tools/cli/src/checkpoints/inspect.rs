@@ -8,7 +8,9 @@ use thalweg_storage::codec::{Json, describe, to_json};
 use thalweg_storage::inspect::{self, BlockBytes, KeyedStates, Snapshot, StateShape};
 use thalweg_storage::io::DiskHandle;
 use thalweg_storage::key_group::KeyGroup;
-use thalweg_storage::manifest::{ChannelOrigin, Committable, KeyedStateMeta, OperatorState, OperatorStateMode, Payload, StateBlob};
+use thalweg_storage::manifest::{
+    ChannelOrigin, Committable, KeyedStateMeta, OperatorState, OperatorStateMode, Payload, StateBlob,
+};
 
 /// Elements of an operator state that are shown of each subtask.
 const ELEMENTS_SHOWN: usize = 5;
@@ -18,7 +20,13 @@ const COMMITTABLE_SHOWN: usize = 24;
 /// The keyed states of an operator with their sizes.
 type Sizes<'a> = Vec<(&'a KeyedStateMeta, BTreeMap<KeyGroup, BlockBytes>)>;
 
-pub fn run(disk: &DiskHandle, dir: &Path, groups: bool, json: bool, out: &mut dyn Write) -> Result<Outcome, Error> {
+pub fn run(
+    disk: &DiskHandle,
+    dir: &Path,
+    groups: bool,
+    json: bool,
+    out: &mut dyn Write,
+) -> Result<Outcome, Error> {
     let snapshot = inspect::open(disk, dir)?;
     let mut sizes = Vec::new();
     for operator in &snapshot.manifest.operators {
@@ -32,9 +40,19 @@ pub fn run(disk: &DiskHandle, dir: &Path, groups: bool, json: bool, out: &mut dy
     }
     let manifest = &snapshot.manifest;
     writeln!(out, "{} {} of job {:?}", snapshot.kind(), manifest.checkpoint, manifest.job)?;
-    writeln!(out, "  taken            {} by attempt {}", text::time(manifest.triggered_unix_ms), manifest.attempt)?;
+    writeln!(
+        out,
+        "  taken            {} by attempt {}",
+        text::time(manifest.triggered_unix_ms),
+        manifest.attempt
+    )?;
     writeln!(out, "  max parallelism  {}", manifest.max_parallelism)?;
-    writeln!(out, "  size             {} in {}", text::bytes(snapshot.bytes()), text::count(snapshot.files().len() as u64 + 1, "file"))?;
+    writeln!(
+        out,
+        "  size             {} in {}",
+        text::bytes(snapshot.bytes()),
+        text::count(snapshot.files().len() as u64 + 1, "file")
+    )?;
     writeln!(out, "  files below      {}", snapshot.root.display())?;
     for (operator, sizes) in manifest.operators.iter().zip(&sizes) {
         show_operator(operator, sizes, groups, out)?;
@@ -43,12 +61,18 @@ pub fn run(disk: &DiskHandle, dir: &Path, groups: bool, json: bool, out: &mut dy
     Ok(Outcome::Good)
 }
 
-fn show_operator(operator: &OperatorState, sizes: &Sizes, groups: bool, out: &mut dyn Write) -> Result<(), Error> {
+fn show_operator(
+    operator: &OperatorState,
+    sizes: &Sizes,
+    groups: bool,
+    out: &mut dyn Write,
+) -> Result<(), Error> {
     let finished = operator.subtasks.iter().filter(|subtask| subtask.finished).count();
     let finished = if finished > 0 { format!(", {finished} finished") } else { String::new() };
     writeln!(out, "\noperator {:?}: parallelism {}{finished}", operator.uid, operator.parallelism)?;
     for (meta, groups_of) in sizes {
-        let (rows, bytes) = groups_of.values().fold((0, 0), |(rows, bytes), size| (rows + size.rows, bytes + size.bytes));
+        let (rows, bytes) =
+            groups_of.values().fold((0, 0), |(rows, bytes), size| (rows + size.rows, bytes + size.bytes));
         writeln!(
             out,
             "  keyed state {:?}: {}; {} of {} in {}",
@@ -60,9 +84,16 @@ fn show_operator(operator: &OperatorState, sizes: &Sizes, groups: bool, out: &mu
         )?;
         if groups {
             for (group, size) in groups_of {
-                writeln!(out, "    group {group:>5}: {:>11}, {}", text::bytes(size.bytes), text::count(size.rows, "row"))?;
+                writeln!(
+                    out,
+                    "    group {group:>5}: {:>11}, {}",
+                    text::bytes(size.bytes),
+                    text::count(size.rows, "row")
+                )?;
             }
-        } else if let Some((group, largest)) = groups_of.iter().max_by_key(|(_, size)| size.bytes).filter(|_| groups_of.len() > 1) {
+        } else if let Some((group, largest)) =
+            groups_of.iter().max_by_key(|(_, size)| size.bytes).filter(|_| groups_of.len() > 1)
+        {
             writeln!(out, "    largest: group {group} with {}", text::bytes(largest.bytes))?;
         }
     }
@@ -89,7 +120,11 @@ fn show_operator(operator: &OperatorState, sizes: &Sizes, groups: bool, out: &mu
                 writeln!(out, "    {}", value_of(element))?;
             }
             if elements.len() > ELEMENTS_SHOWN {
-                writeln!(out, "    and {} more: `thalweg checkpoints export` prints all", elements.len() - ELEMENTS_SHOWN)?;
+                writeln!(
+                    out,
+                    "    and {} more: `thalweg checkpoints export` prints all",
+                    elements.len() - ELEMENTS_SHOWN
+                )?;
             }
         }
         for committable in &subtask.committables {
@@ -162,7 +197,10 @@ fn mode(mode: OperatorStateMode) -> &'static str {
 
 fn value_of(blob: &StateBlob) -> Json {
     let unreadable = |error: thalweg_storage::DecodeError| {
-        Json::object([("unreadable", error.to_string().into()), ("hex", text::hex(&blob.bytes, 1 << 10).into())])
+        Json::object([
+            ("unreadable", error.to_string().into()),
+            ("hex", text::hex(&blob.bytes, 1 << 10).into()),
+        ])
     };
     to_json(&blob.schema, &blob.bytes).unwrap_or_else(unreadable)
 }
@@ -176,8 +214,12 @@ fn payload_bytes(payload: &Payload) -> u64 {
 
 fn as_json(snapshot: &Snapshot, sizes: &[Sizes]) -> Json {
     let manifest = &snapshot.manifest;
-    let operators: Vec<Json> =
-        manifest.operators.iter().zip(sizes).map(|(operator, sizes)| operator_json(operator, sizes)).collect();
+    let operators: Vec<Json> = manifest
+        .operators
+        .iter()
+        .zip(sizes)
+        .map(|(operator, sizes)| operator_json(operator, sizes))
+        .collect();
     let channels: Vec<Json> = manifest
         .channels
         .iter()
@@ -218,13 +260,20 @@ fn operator_json(operator: &OperatorState, sizes: &Sizes) -> Json {
             let shape = StateShape::of(&meta.key, &meta.value);
             let (key, parts, expires) = shape.types(&meta.key, &meta.value);
             let groups = groups.iter().map(|(group, size)| {
-                Json::object([("group", (*group).into()), ("rows", size.rows.into()), ("bytes", size.bytes.into())])
+                Json::object([
+                    ("group", (*group).into()),
+                    ("rows", size.rows.into()),
+                    ("bytes", size.bytes.into()),
+                ])
             });
             Json::object([
                 ("name", meta.name.as_str().into()),
                 ("kind", shape.as_str().into()),
                 ("key_type", describe(key).into()),
-                ("value_types", parts.into_iter().map(|part| describe(part).into()).collect::<Vec<Json>>().into()),
+                (
+                    "value_types",
+                    parts.into_iter().map(|part| describe(part).into()).collect::<Vec<Json>>().into(),
+                ),
                 ("time_to_live", expires.into()),
                 ("groups", groups.collect::<Vec<Json>>().into()),
             ])

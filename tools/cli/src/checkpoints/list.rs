@@ -21,7 +21,11 @@ pub fn run(disk: &DiskHandle, dir: &Path, json: bool, out: &mut dyn Write) -> Re
 }
 
 fn table(listed: &[Listed], out: &mut dyn Write) -> Result<(), Error> {
-    writeln!(out, "{:>6}  {:<10}  {:<20}  {:>11}  {:>5}  {:<10}  path", "id", "kind", "taken", "size", "files", "state")?;
+    writeln!(
+        out,
+        "{:>6}  {:<10}  {:<20}  {:>11}  {:>5}  {:<10}  path",
+        "id", "kind", "taken", "size", "files", "state"
+    )?;
     for Listed { dir, found } in listed {
         let path = dir.display();
         match found {
@@ -35,11 +39,17 @@ fn table(listed: &[Listed], out: &mut dyn Write) -> Result<(), Error> {
                 snapshot.files().len() + 1,
                 "complete",
             )?,
-            Found::Incomplete => {
-                writeln!(out, "{:>6}  {:<10}  {:<20}  {:>11}  {:>5}  {:<10}  {path}", "-", "-", "-", "-", "-", "incomplete")?
-            }
+            Found::Incomplete => writeln!(
+                out,
+                "{:>6}  {:<10}  {:<20}  {:>11}  {:>5}  {:<10}  {path}",
+                "-", "-", "-", "-", "-", "incomplete"
+            )?,
             Found::Damaged(error) => {
-                writeln!(out, "{:>6}  {:<10}  {:<20}  {:>11}  {:>5}  {:<10}  {path}", "-", "-", "-", "-", "-", "damaged")?;
+                writeln!(
+                    out,
+                    "{:>6}  {:<10}  {:<20}  {:>11}  {:>5}  {:<10}  {path}",
+                    "-", "-", "-", "-", "-", "damaged"
+                )?;
                 writeln!(out, "        {error}")?;
             }
         }

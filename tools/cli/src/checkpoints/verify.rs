@@ -3,17 +3,20 @@
 use crate::{Error, Outcome, text};
 use std::io::Write;
 use std::path::Path;
+use thalweg_storage::StoreError;
 use thalweg_storage::codec::Json;
 use thalweg_storage::inspect::{self, Problem};
 use thalweg_storage::io::DiskHandle;
-use thalweg_storage::StoreError;
 
 pub fn run(disk: &DiskHandle, dir: &Path, json: bool, out: &mut dyn Write) -> Result<Outcome, Error> {
     let snapshot = match inspect::open(disk, dir) {
         Ok(snapshot) => snapshot,
         // A damaged manifest is a finding like any other; the rest of the checkpoint cannot be known.
         Err(error @ (StoreError::Corrupt { .. } | StoreError::NewerFormat { .. })) if json => {
-            let problem = Json::object([("path", dir.to_string_lossy().as_ref().into()), ("error", error.to_string().into())]);
+            let problem = Json::object([
+                ("path", dir.to_string_lossy().as_ref().into()),
+                ("error", error.to_string().into()),
+            ]);
             writeln!(out, "{}", Json::object([("sound", false.into()), ("problems", vec![problem].into())]))?;
             return Ok(Outcome::Bad);
         }
@@ -33,7 +36,8 @@ pub fn run(disk: &DiskHandle, dir: &Path, json: bool, out: &mut dyn Write) -> Re
                 ("error", problem.error.to_string().into()),
             ])
         };
-        let extra = report.extra.iter().map(|path| path.to_string_lossy().as_ref().into()).collect::<Vec<Json>>();
+        let extra =
+            report.extra.iter().map(|path| path.to_string_lossy().as_ref().into()).collect::<Vec<Json>>();
         let document = Json::object([
             ("sound", sound.into()),
             ("id", snapshot.manifest.checkpoint.0.into()),
