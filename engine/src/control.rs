@@ -67,8 +67,9 @@ pub struct Trigger {
 pub enum TaskCommand {
     /// Take part in a checkpoint.
     Trigger(Trigger),
-    /// The checkpoint has failed; forget it. Prepared output stays prepared.
-    Abort(CheckpointId),
+    /// The checkpoint has failed; forget it. Prepared output stays prepared. With it comes the latest completed checkpoint, so
+    /// that whoever keeps something for older ones knows that it may go.
+    Abort(CheckpointId, Option<CheckpointId>),
     /// The checkpoint is complete: commit what its manifest lists. Each task hears this once per checkpoint, and of a
     /// savepoint only where the job stops with it.
     Complete(CheckpointId),

@@ -182,7 +182,7 @@ impl<B: Body> OperatorTask<B> {
                     }
                 }
             }
-            TaskCommand::Abort(checkpoint) => {
+            TaskCommand::Abort(checkpoint, _) => {
                 self.parts.gate.abort(checkpoint);
                 self.forget(checkpoint);
                 if self.stopping == Stopping::Suspended(checkpoint) {

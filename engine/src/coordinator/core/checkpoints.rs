@@ -169,7 +169,7 @@ impl Core {
         let older = self.pending.range(..id).filter(|(_, older)| !older.stands_alone());
         let older: Vec<CheckpointId> = older.map(|(older, _)| *older).collect();
         for older in older {
-            self.tell(TaskCommand::Abort(older));
+            self.tell(TaskCommand::Abort(older, Some(id)));
             self.end_failed(older, &FailReason::Subsumed(id));
         }
         self.tell(TaskCommand::Complete(id));
@@ -212,7 +212,7 @@ impl Core {
         let Some(pending) = self.pending.get(&id) else { return };
         let (savepoint, stop, alone) =
             (pending.kind.is_savepoint(), pending.kind.stop(), pending.stands_alone());
-        self.tell(TaskCommand::Abort(id));
+        self.tell(TaskCommand::Abort(id, self.stats.latest));
         match alone {
             true => self.triggers.savepoint_ended(self.now),
             false => self.triggers.failed(self.now, Some(id)),

@@ -142,7 +142,7 @@ impl WorkerLink for FakeWorker {
                 format!("trigger {}", trigger.checkpoint)
             }
             WorkerCommand::Broadcast(_, TaskCommand::Complete(id)) => format!("complete {id}"),
-            WorkerCommand::Broadcast(_, TaskCommand::Abort(id)) => format!("abort {id}"),
+            WorkerCommand::Broadcast(_, TaskCommand::Abort(id, _)) => format!("abort {id}"),
             WorkerCommand::Broadcast(_, TaskCommand::CommitFinal) => "commit final".to_owned(),
             WorkerCommand::Cancel(attempt) => {
                 if let Some((_, reports)) = &*self.deployed.lock().unwrap()

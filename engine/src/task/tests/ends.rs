@@ -229,7 +229,7 @@ fn output_of_an_aborted_checkpoint_is_listed_and_committed_by_the_next() {
     sink.send(1);
     sink.settle();
     assert_eq!(sink.checkpoint(1), [1]);
-    sink.command(TaskCommand::Abort(CheckpointId(1)));
+    sink.command(TaskCommand::Abort(CheckpointId(1), None));
     assert!(sink.commits().is_empty());
     sink.send(2);
     sink.settle();
@@ -291,7 +291,7 @@ fn a_sink_ends_only_when_all_of_its_output_is_committed() {
     let finished = |sink: &SinkHarness| sink.world.reported(|r| matches!(r, Report::Finished(..)));
     assert_eq!((awaits(&sink), finished(&sink)), (1, 0));
     assert_eq!(sink.checkpoint(1), [1]);
-    sink.command(TaskCommand::Abort(CheckpointId(1)));
+    sink.command(TaskCommand::Abort(CheckpointId(1), None));
     assert_eq!((awaits(&sink), finished(&sink)), (1, 0), "it asks again");
     assert_eq!(sink.checkpoint(2), [1]);
     sink.command(TaskCommand::Complete(CheckpointId(2)));

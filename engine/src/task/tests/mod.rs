@@ -2,6 +2,7 @@
 
 mod checkpoints;
 mod ends;
+mod savepoints;
 mod sources;
 mod waiting;
 
