@@ -14,10 +14,15 @@ fn a_jobs_process_takes_settings_from_file_environment_and_command_line() {
         .confined(|command| _ = command.env("THALWEG_WORKERS", "3").env("THALWEG_PARALLELISM_DEFAULT", "4"));
 
     let wrong = clicks.run(&["--config", config, "-D", "thalweg.workres=2"]);
-    assert!(!wrong.status.success() && wrong.errors.contains("did you mean `thalweg.workers`?"), "{}", wrong.said());
+    assert!(
+        !wrong.status.success() && wrong.errors.contains("did you mean `thalweg.workers`?"),
+        "{}",
+        wrong.said()
+    );
 
     let ended = clicks.succeed(&["--config", config, "-D", "thalweg.workers=2"]);
-    let says = |what: &str| assert!(ended.lines.iter().any(|line| line.contains(what)), "{what}: {}", ended.said());
+    let says =
+        |what: &str| assert!(ended.lines.iter().any(|line| line.contains(what)), "{what}: {}", ended.said());
     // Workers by the command line, the driver and the backend by the file.
     says("2 workers on threads");
     says("users in ");

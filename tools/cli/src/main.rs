@@ -27,7 +27,7 @@ struct Arguments {
 
 #[derive(Subcommand)]
 enum Command {
-    /// Look into checkpoints and savepoints, without the job's code. Nothing is changed.
+    /// Look into checkpoints and savepoints, without the job's code. Only `dispose` changes anything.
     #[command(subcommand)]
     Checkpoints(checkpoints::Command),
     /// Show the jobs of a running engine.

@@ -88,6 +88,12 @@ fn a_running_job_is_watched_checkpointed_saved_and_cancelled() {
     assert_eq!(exported.lines().count(), 10);
     assert!(exported.lines().all(|line| line.ends_with("\"value\":10}")), "{exported}");
 
+    let chk = dir.path().join("checkpoints/digits/chk-1");
+    let refused = failure(thalweg(&socket, &["checkpoints", "dispose", chk.to_str().unwrap()]));
+    assert!(refused.contains("is a checkpoint of job"), "{refused}");
+    output(thalweg(&socket, &["checkpoints", "dispose", saved.to_str().unwrap()]));
+    assert!(!saved.exists());
+
     assert_eq!(job.status(), JobStatus::Running);
     assert_eq!(output(thalweg(&socket, &["cancel"])), "cancelled");
     assert_eq!(job.status(), JobStatus::Cancelled);

@@ -11,21 +11,22 @@ fn strategies() -> impl Strategy<Value = RestartStrategy> {
     let exponential = (spans(), spans(), 1.0..100.0, spans(), 0.0..=1.0, 1..=u32::MAX);
     prop_oneof![
         Just(RestartStrategy::None),
-        (any::<u32>(), spans())
-            .prop_map(|(attempts, delay)| RestartStrategy::FixedDelay { attempts, delay }),
+        (any::<u32>(), spans()).prop_map(|(attempts, delay)| RestartStrategy::FixedDelay { attempts, delay }),
         (1..u32::MAX, spans(), spans()).prop_map(|(max_failures_per_interval, interval, delay)| {
             RestartStrategy::FailureRate { max_failures_per_interval, interval, delay }
         }),
-        exponential.prop_map(|(a, b, backoff_multiplier, reset_backoff_threshold, jitter_factor, attempts)| {
-            RestartStrategy::ExponentialDelay(ExponentialDelay {
-                initial_backoff: a.min(b),
-                max_backoff: a.max(b),
-                backoff_multiplier,
-                reset_backoff_threshold,
-                jitter_factor,
-                attempts_before_reset_backoff: attempts,
-            })
-        }),
+        exponential.prop_map(
+            |(a, b, backoff_multiplier, reset_backoff_threshold, jitter_factor, attempts)| {
+                RestartStrategy::ExponentialDelay(ExponentialDelay {
+                    initial_backoff: a.min(b),
+                    max_backoff: a.max(b),
+                    backoff_multiplier,
+                    reset_backoff_threshold,
+                    jitter_factor,
+                    attempts_before_reset_backoff: attempts,
+                })
+            }
+        ),
     ]
 }
 
@@ -107,7 +108,8 @@ fn a_file_chooses_modes_retention_and_what_a_job_starts_from() {
 
 #[test]
 fn a_first_backoff_beyond_the_longest_is_refused_with_its_place() {
-    let text = "restart-strategy: exponential-delay\nrestart-strategy.exponential-delay:\n  initial-backoff: 2min\n";
+    let text =
+        "restart-strategy: exponential-delay\nrestart-strategy.exponential-delay:\n  initial-backoff: 2min\n";
     let message = from_file(text).config().unwrap_err().to_string();
     assert!(message.contains("job.yaml:3:20") && message.contains("max-backoff"), "{message}");
 }

@@ -9,6 +9,7 @@ use crate::{Error, Outcome};
 use clap::{Args, Subcommand};
 use std::io::Write;
 use std::path::PathBuf;
+use thalweg_storage::checkpoint::dispose_savepoint;
 use thalweg_storage::io::{DiskHandle, StdDisk};
 
 #[derive(Subcommand)]
@@ -40,6 +41,12 @@ pub enum Command {
         #[arg(long)]
         json: bool,
     },
+    /// Delete a savepoint: its manifest and the files that it names, nothing else. A job that was stopped with it, or has started
+    /// from it and not completed a checkpoint since, needs it.
+    Dispose {
+        /// The directory of the savepoint.
+        dir: PathBuf,
+    },
     /// Print what the states hold, as one line of JSON per key, timer or element.
     Export {
         #[command(flatten)]
@@ -65,6 +72,11 @@ pub fn run(command: Command, out: &mut dyn Write) -> Result<Outcome, Error> {
         Command::List { dir, json } => list::run(&disk, &dir, json, out),
         Command::Inspect { target, groups, json } => inspect::run(&disk, &target.dir, groups, json, out),
         Command::Verify { target, json } => verify::run(&disk, &target.dir, json, out),
+        Command::Dispose { dir } => {
+            dispose_savepoint(&disk, &dir)?;
+            writeln!(out, "disposed of {}", dir.display())?;
+            Ok(Outcome::Good)
+        }
         Command::Export { target, operator, state } => {
             export::run(&disk, &target.dir, operator.as_deref(), state.as_deref(), out)
         }
