@@ -113,8 +113,12 @@ fn the_socket_is_private_answers_and_goes_with_its_engine() {
     assert_eq!(call(&path, &Command::Jobs {}).unwrap(), Answer::Jobs { jobs: vec![] });
     let refused = call(&path, &Command::Checkpoint { job: None }).unwrap_err();
     assert!(matches!(&refused, RemoteError::Refused(why) if why.contains("no job")), "{refused}");
-    // An idle connection does not hold up the end.
+    // An idle connection does not hold up the end. It has had an answer, so it is being served and not merely queued.
     let mut idle = UnixStream::connect(&path).unwrap();
+    idle.write_all(request_line(&Command::Jobs {}).as_bytes()).unwrap();
+    let mut answered = String::new();
+    BufReader::new(&idle).read_line(&mut answered).unwrap();
+    assert!(answered.contains("\"jobs\":[]"), "{answered}");
     drop(socket);
     assert!(!path.exists());
     assert_eq!(idle.read(&mut [0; 8]).unwrap(), 0);
