@@ -114,6 +114,8 @@ mod tests {
         assert_eq!(parse_checkpoint_dir(&checkpoint_dir(checkpoint)), Some(checkpoint));
         assert_eq!(parse_attempt_dir(&attempt_dir(attempt)), Some(attempt));
         assert_eq!(channel_path(attempt, checkpoint, 2, 7), "chk-41/channel-a3-2-7");
+        assert_eq!(savepoint_dir("my-job", checkpoint), "savepoint-my-job-41");
+        assert!(is_savepoint_dir(&savepoint_dir("my-job", checkpoint)));
         let scratch = scratch_path(attempt, 2, 7);
         assert!(is_scratch(scratch.strip_prefix("shared/").unwrap()) && !is_data_file(&scratch));
     }
@@ -127,6 +129,9 @@ mod tests {
         }
         for name in ["seg-a1", "seg-a1-2-3-4", "seg-a1-c2", "seg-a-c2-1-1", "seg-a1-c-1-1", "seg-b1-c2-3-4"] {
             assert_eq!(parse_segment(name), None, "{name}");
+        }
+        for name in ["savepoint-1", "savepoint-", "savepoint-job-x", "savepoint-job-01", "chk-1"] {
+            assert!(!is_savepoint_dir(name), "{name}");
         }
         for name in ["scratch", "scratch-a", "scratch-a1", "scratch-ax-1", "seg-a1-c2-3-4", "xscratch-a1-2-3"]
         {

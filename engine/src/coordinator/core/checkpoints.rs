@@ -87,14 +87,14 @@ impl Core {
     pub(super) fn begin_failed(&mut self, message: String) {
         let Some((attempt, start)) = self.beginning.take() else { return };
         let reason = FailReason::Begin(message);
-        self.actions.extend(
-            start.request().map(|r| Action::Answer(r, Err(format!("the checkpoint failed: {reason}")))),
-        );
+        let what = if start.savepoint.is_some() { "savepoint" } else { "checkpoint" };
+        self.actions
+            .extend(start.request().map(|r| Action::Answer(r, Err(format!("the {what} failed: {reason}")))));
         self.stats.failed += 1;
         self.stats_version += 1;
         if self.is_running(attempt) {
             self.triggers.failed(self.now, None);
-            self.actions.push(Action::Note(format!("a checkpoint failed: {reason}")));
+            self.actions.push(Action::Note(format!("a {what} failed: {reason}")));
             if start.savepoint.is_none() {
                 self.count_failure(&reason);
             }

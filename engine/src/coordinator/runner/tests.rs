@@ -229,6 +229,10 @@ struct World {
 
 impl World {
     fn new(panics: u32) -> Self {
+        Self::starting(panics, None)
+    }
+
+    fn starting(panics: u32, restore: Option<RestoreFrom>) -> Self {
         let config = CoordinatorConfig {
             checkpoint: CheckpointConfig {
                 interval: Some(SECOND),
@@ -253,7 +257,7 @@ impl World {
             workers: links,
             deploy: Box::new(FakeDeploy { restored: Arc::clone(&restored), panics }),
             backend: Some(Box::new(MemoryBackend(Arc::clone(&directory), Vec::new()))),
-            restore: None,
+            restore,
             shared: Arc::clone(&shared),
         });
         World { runner, handle, shared, clock, workers, directory, restored }
@@ -327,6 +331,97 @@ fn a_checkpoint_is_published_with_all_subtasks_and_then_completed() {
     let stats = world.shared.checkpoint_stats();
     assert_eq!((stats.triggered, stats.completed, stats.history[0].tasks_aligned), (1, 1, 2));
     assert_eq!(stats.history[0].start_delay_max, Duration::from_nanos(2000));
+}
+
+#[test]
+fn a_savepoint_is_published_in_its_own_directory_and_its_id_is_given_back() {
+    let mut world = World::new(0);
+    world.pass(Duration::ZERO);
+    let answer = world.handle.trigger_savepoint(Path::new("/savepoints"), None);
+    world.pass(Duration::ZERO);
+    world.ack(0, 1);
+    world.ack(1, 1);
+    assert_eq!(answer.try_recv().unwrap(), Ok(PathBuf::from("/savepoints/savepoint-job-1")));
+    let directory = world.directory.lock().unwrap();
+    assert!(directory.manifests.is_empty());
+    let kinds: Vec<_> =
+        directory.savepoints.iter().map(|s| (s.checkpoint.0, s.kind, s.origin.clone())).collect();
+    assert_eq!(kinds, [(1, ManifestKind::Savepoint, None)]);
+    drop(directory);
+    assert_eq!(world.heard(0), ["deploy 1: [0]", "trigger 1"]);
+}
+
+#[test]
+fn a_savepoint_that_stops_the_job_stands_as_its_newest_checkpoint_before_anybody_commits() {
+    let mut world = World::new(0);
+    world.pass(SECOND);
+    world.ack(0, 1);
+    world.ack(1, 1);
+    let answer = world.handle.trigger_savepoint(Path::new("/savepoints"), Some(StopMode::Suspend));
+    world.pass(Duration::ZERO);
+    world.heard(0);
+    world.ack(0, 2);
+    assert!(world.heard(0).is_empty());
+    world.ack(1, 2);
+    assert_eq!(world.heard(0), ["complete 2"]);
+    let manifest = world.directory.lock().unwrap().manifests.last().cloned().unwrap();
+    assert_eq!((manifest.checkpoint, manifest.kind), (CheckpointId(2), ManifestKind::Checkpoint));
+    assert_eq!(manifest.origin.unwrap().root, "/savepoints/savepoint-job-2");
+    assert!(answer.try_recv().is_err(), "the job has not stopped yet");
+    // A failure now goes back to the savepoint and to nothing older.
+    world.fail();
+    world.pass(SECOND);
+    assert_eq!(*world.restored.lock().unwrap(), [None, Some(CheckpointId(2))]);
+    let message = answer.try_recv().unwrap().unwrap_err();
+    assert!(
+        message.contains("/savepoints/savepoint-job-2 is complete, but the job did not stop"),
+        "{message}"
+    );
+}
+
+#[test]
+fn an_error_after_the_savepoint_of_a_stop_lets_the_job_go_on() {
+    let mut world = World::new(0);
+    world.pass(Duration::ZERO);
+    let answer = world.handle.trigger_savepoint(Path::new("/savepoints"), Some(StopMode::Suspend));
+    world.pass(Duration::ZERO);
+    let io = || StoreError::io("syncing", "/savepoints", io::Error::other("EIO"));
+    world.directory.lock().unwrap().publish_errors = vec![io()];
+    world.ack(0, 1);
+    world.ack(1, 1);
+    assert!(answer.try_recv().unwrap().unwrap_err().contains("EIO"));
+    assert_eq!(world.heard(0), ["deploy 1: [0]", "trigger 1", "abort 1"]);
+    assert_eq!(world.shared.status(), JobStatus::Running);
+    assert_eq!(world.directory.lock().unwrap().discarded, ["savepoint 1"]);
+}
+
+#[test]
+fn a_start_from_a_savepoint_counts_once_the_tasks_could_be_made_and_only_then() {
+    let manifest = Manifest {
+        job: "job".into(),
+        checkpoint: CheckpointId(40),
+        attempt: AttemptId(4),
+        triggered_unix_ms: 0,
+        max_parallelism: 128,
+        kind: ManifestKind::Savepoint,
+        origin: None,
+        operators: Vec::new(),
+        channels: Vec::new(),
+    };
+    let found = FoundSnapshot { manifest, dir: "/savepoint".into(), root: "/savepoint".into() };
+    let mut world = World::starting(1, Some(RestoreFrom { found, claim: false }));
+    world.pass(Duration::ZERO);
+    assert!(world.directory.lock().unwrap().manifests.is_empty(), "the first attempt could not be made");
+    world.pass(SECOND);
+    assert_eq!(world.shared.status(), JobStatus::Running);
+    let ids = |world: &World| -> Vec<u64> {
+        world.directory.lock().unwrap().manifests.iter().map(|manifest| manifest.checkpoint.0).collect()
+    };
+    assert_eq!(ids(&world), [2]);
+    world.fail();
+    world.pass(SECOND);
+    let restored = [CheckpointId(1), CheckpointId(2), CheckpointId(2)].map(Some);
+    assert_eq!(*world.restored.lock().unwrap(), restored, "later attempts continue from what was taken over");
 }
 
 #[test]

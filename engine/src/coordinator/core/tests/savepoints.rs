@@ -156,7 +156,7 @@ fn a_savepoint_that_cannot_be_begun_or_published_fails_alone() {
         job.take_log(),
         [
             "begin failed",
-            "answer 1: the checkpoint failed: it could not be started: disk full",
+            "answer 1: the savepoint failed: it could not be started: disk full",
             "trigger 1",
             "publish 1",
             "abort 1",
