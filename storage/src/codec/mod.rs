@@ -7,6 +7,7 @@ use crate::key_group::KeyGroups;
 
 mod schema;
 mod describe;
+mod json;
 mod reader;
 mod builtin;
 mod macros;
@@ -15,6 +16,7 @@ mod short_hash;
 mod tests;
 
 pub use describe::describe;
+pub use json::{Json, take_json, to_json};
 #[doc(hidden)]
 pub use macros::__private;
 pub use reader::Reader;

@@ -41,6 +41,7 @@ use crate::segment::SegmentBuilder;
 use crate::table::{GroupPlan, StateTable};
 use chain::Chain;
 pub use restore::verify;
+pub(crate) use segment_file::SegmentFile;
 use std::ops::Range;
 use std::path::Path;
 use std::sync::Arc;
