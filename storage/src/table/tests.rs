@@ -89,7 +89,7 @@ fn room_for_the_expected_rows_is_made_at_once_and_lasts() {
         let mut table = table::<u64, u64>(1);
         table.expect_rows(0, rows);
         let before = table.memory_bytes();
-        (0..rows).for_each(|key| _ = table.update(key.key_hash(), &key, || key, |_| {}));
+        (0..rows).for_each(|key| table.update(key.key_hash(), &key, || key, |_| {}));
         let after = table.memory_bytes();
         assert!(after <= before + before / 4, "{before} bytes for {rows} rows have become {after}");
         assert!(before <= rows as usize * 60, "{before} bytes for {rows} rows");
