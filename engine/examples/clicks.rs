@@ -33,7 +33,8 @@ use serde::{Deserialize, Serialize};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
-use thalweg::config::StateBackend;
+use thalweg::cli::RunArguments;
+use thalweg::config::{StateBackend, keys};
 use thalweg::connector::{FileSink, FileSource};
 use thalweg::coordinator::{CheckpointOutcome, CheckpointRecord};
 use thalweg::dataflow::Stream;
@@ -72,22 +73,23 @@ struct Options {
     /// Partitions of each operator [default: the number of workers].
     #[arg(long)]
     parallelism: Option<u32>,
-    /// Time from one checkpoint to the next.
-    #[arg(long, default_value = "1s", value_parser = humantime::parse_duration)]
-    checkpoint_interval: Duration,
-    /// What checkpoints do about data in flight. After a kill, at-least-once output fails the verification.
-    #[arg(long, value_enum, default_value_t = Mode::Unaligned)]
-    mode: Mode,
+    /// Time from one checkpoint to the next [default: 1s, unless the settings say].
+    #[arg(long, value_name = "SPAN")]
+    checkpoint_interval: Option<String>,
+    /// What checkpoints do about data in flight. After a kill, at-least-once output fails the verification [default:
+    /// unaligned, unless the settings say].
+    #[arg(long, value_enum)]
+    mode: Option<Mode>,
     /// Where keyed state lives.
-    #[arg(long, value_enum, default_value_t = Backend::Hashmap)]
-    state_backend: Backend,
+    #[arg(long, value_enum)]
+    state_backend: Option<Backend>,
     /// Memory for the pages of keyed state on the log backend, such as 80mb; its index comes on top. What does not fit is
     /// read back from the checkpoints' files [default: no limit].
     #[arg(long, value_name = "SIZE")]
     state_memory: Option<String>,
     /// What the workers run on.
-    #[arg(long, value_enum, default_value_t = Driver::Auto)]
-    driver: Driver,
+    #[arg(long, value_enum)]
+    driver: Option<Driver>,
     /// Clicks per second to read at most; 0 for no limit.
     #[arg(long, default_value_t = 0.0)]
     rate: f64,
@@ -100,6 +102,9 @@ struct Options {
     /// Show no progress.
     #[arg(long)]
     no_progress: bool,
+    /// What any job takes: settings, and what it starts from.
+    #[command(flatten)]
+    run: RunArguments,
 }
 
 #[derive(Clone, Copy, ValueEnum)]
@@ -109,7 +114,7 @@ enum Mode {
     AtLeastOnce,
 }
 
-#[derive(Clone, Copy, PartialEq, ValueEnum)]
+#[derive(Clone, Copy, ValueEnum)]
 enum Backend {
     Hashmap,
     Log,
@@ -196,35 +201,52 @@ fn process(
     }
     memory::forget_peak();
     let begun = Instant::now();
-    let job = engine.run(dataflow(options, layout, input))?;
+    let roll_interval = 4 * engine.config().checkpoint_interval.unwrap_or(Duration::from_secs(1));
+    let job = engine.run(dataflow(options, layout, input, roll_interval))?;
     watch(&job, input, journal, reporter)?;
     reporter.say(&summary(&job, begun.elapsed()));
-    if options.state_backend == Backend::Log {
+    if engine.config().state_backend == StateBackend::Log {
         reporter.say(&state_summary(&job));
     }
     Ok(())
 }
 
 fn engine(options: &Options, layout: &Layout) -> Result<Engine, Error> {
-    let mut builder = Engine::builder()
-        .driver(match options.driver {
-            Driver::Auto => DriverChoice::Auto,
-            Driver::Glommio => DriverChoice::Glommio,
-            Driver::Threads => DriverChoice::Threads,
-        })
-        .checkpoint_dir(&layout.checkpoints)
-        .checkpoint_interval(options.checkpoint_interval)
-        .checkpoint_mode(match options.mode {
+    let mut builder = options.run.builder()?.checkpoint_dir(&layout.checkpoints);
+    // What neither options nor settings say is the example's choice.
+    let interval_is_set = builder.settings().is_set(keys::CHECKPOINT_INTERVAL);
+    if let Some(interval) = &options.checkpoint_interval {
+        builder = builder.checkpoint_interval(interval.as_str());
+    } else if !interval_is_set {
+        builder = builder.checkpoint_interval("1s");
+    }
+    let mode_is_set =
+        builder.settings().is_set(keys::UNALIGNED) || builder.settings().is_set(keys::CHECKPOINT_MODE);
+    if let Some(mode) = options.mode.or((!mode_is_set).then_some(Mode::Unaligned)) {
+        builder = builder.checkpoint_mode(match mode {
             Mode::Unaligned => CheckpointMode::Unaligned,
             Mode::Aligned => CheckpointMode::Aligned,
             Mode::AtLeastOnce => CheckpointMode::AtLeastOnce,
-        })
-        .state_backend(match options.state_backend {
+        });
+    }
+    if !builder.settings().is_set(keys::RESTART_STRATEGY) {
+        // A full disk should end the example, not keep it busy for ever.
+        let delay = Duration::from_secs(1);
+        builder = builder.restart_strategy(RestartStrategy::FixedDelay { attempts: 3, delay });
+    }
+    if let Some(driver) = options.driver {
+        builder = builder.driver(match driver {
+            Driver::Auto => DriverChoice::Auto,
+            Driver::Glommio => DriverChoice::Glommio,
+            Driver::Threads => DriverChoice::Threads,
+        });
+    }
+    if let Some(backend) = options.state_backend {
+        builder = builder.state_backend(match backend {
             Backend::Hashmap => StateBackend::HashMap,
             Backend::Log => StateBackend::Log,
-        })
-        // A full disk should end the example, not keep it busy for ever.
-        .restart_strategy(RestartStrategy::FixedDelay { attempts: 3, delay: Duration::from_secs(1) });
+        });
+    }
     if let Some(memory) = &options.state_memory {
         builder = builder.state_memory(memory.as_str());
     }
@@ -238,7 +260,7 @@ fn engine(options: &Options, layout: &Layout) -> Result<Engine, Error> {
 }
 
 /// The job: one source per input path, and one count over all of them.
-fn dataflow(options: &Options, layout: &Layout, input: &Input) -> Dataflow {
+fn dataflow(options: &Options, layout: &Layout, input: &Input, roll_interval: Duration) -> Dataflow {
     let flow = Dataflow::new("clicks");
     let paths = input.paths();
     let mut logged_in = paths.iter().enumerate().map(|(index, path)| {
@@ -250,7 +272,7 @@ fn dataflow(options: &Options, layout: &Layout, input: &Input) -> Dataflow {
         clicks.filter(format!("logged in {index}"), |click: &Click| click.logged_in)
     });
     // Files appear about every fourth checkpoint, small enough to follow and large enough not to be many.
-    let sink = FileSink::csv(&layout.output).roll_interval(options.checkpoint_interval * 4);
+    let sink = FileSink::csv(&layout.output).roll_interval(roll_interval);
     match (logged_in.next(), logged_in.next()) {
         (Some(first), Some(second)) => {
             let both = first.union(second);

@@ -1,17 +1,21 @@
 //! The engine's error type.
 
+use crate::config::ConfigError;
 use thalweg_storage::StoreError;
 
 /// Why an engine could not be built, or a job not run.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
-    /// A setting has a value that cannot be used. Nothing was started.
-    #[error("setting `{key}`: {message}")]
-    Config {
-        /// The setting.
-        key: &'static str,
-        /// What is wrong with it and what would be right.
+    /// A setting cannot be used, or a configuration file not be read. Nothing was started.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    /// The control socket cannot be opened. Nothing runs.
+    #[error("control socket {path}: {message}", path = path.display())]
+    ControlSocket {
+        /// Its path.
+        path: std::path::PathBuf,
+        /// What is wrong and what would be right.
         message: String,
     },
     /// The workers could not be started. Nothing runs.

@@ -32,6 +32,10 @@ pub use control::{CheckpointMode, StopMode};
 pub use coordinator::{CheckpointRetention, ExponentialDelay, JobStatus, RestartStrategy};
 pub use dataflow::{DataStream, Dataflow};
 pub use error::Error;
+#[cfg(feature = "cli")]
+pub use job::cli;
+#[cfg(all(feature = "control", unix))]
+pub use job::remote;
 pub use job::{Engine, EngineBuilder, JobHandle, RestoreMode, RestoreSettings};
 pub use thalweg_storage::{CheckpointId, Data, Key, data, pod};
 pub use worker::DriverChoice;

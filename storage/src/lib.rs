@@ -6,7 +6,7 @@
 //! key lives), [`table`] (state in memory), [`log`] (state as a log of pages, which need not be in memory), [`state`]
 //! (values, lists, maps and timers in such tables), [`segment`] (state on disk), [`snapshot`] (from one to the other),
 //! [`manifest`], [`operator_state`] and [`checkpoint`] (what makes a checkpoint complete), [`store`] (all of it together,
-//! for programs without an engine).
+//! for programs without an engine), [`inspect`] (checkpoints looked at from outside).
 
 #![cfg_attr(not(test), warn(clippy::disallowed_methods))]
 
@@ -24,6 +24,7 @@ pub mod manifest;
 pub mod operator_state;
 pub mod checkpoint;
 pub mod store;
+pub mod inspect;
 
 /// The README's example, compiled and run as a test.
 #[cfg(doctest)]

@@ -137,6 +137,8 @@ impl Clicks {
     /// Starts the example with further options.
     pub fn start(&self, options: &[&str]) -> Running {
         let mut command = Command::new(example());
+        // To the example it would be a setting.
+        command.env_remove(SEED_VARIABLE);
         command.arg("--dir").arg(&self.dir).arg("--no-progress").args(&self.options).args(options);
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
         (self.confine)(&mut command);

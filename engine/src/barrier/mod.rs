@@ -20,7 +20,8 @@
 //!    Every task arms its own timer, a source too: one that drains its outbox before an aligned snapshot may wait for a task
 //!    that has turned unaligned and waits, on an aligned-only channel, for it.
 //! 2. For every input, also while blocked on output: a [`Look`], announcements to [`Gate::announce`] as they are drained.
-//! 3. [`Gate::ready`]: when there is a round, every output's side ring has room, and (savepoints) the outbox is drained,
+//! 3. [`Gate::ready`]: when there is a round, every output's side ring has room, and the outbox is drained (that of forward and
+//!    broadcast edges always, all of it for savepoints; no record is processed meanwhile),
 //!    then in one step, no record half done and no timer or callback in between: announce on every output
 //!    ([`Ready::announcement`]; a finished task announces nothing more), snapshot state and outbox, [`Gate::snapshotted`].
 //! 4. Records: take batches below both [`Gate::limit`] and the visible end. Before touching a batch that an open
@@ -40,7 +41,8 @@
 //! earlier one precedes the trigger in the same mailbox.
 //!
 //! # Why a delayed exchange must be announced first
-//! A task with an aligned-only input has to process data before it can snapshot, so its outputs must keep flowing. If a
+//! A task with an aligned-only input has to process data before it can snapshot, and one with an aligned-only output has to
+//! empty its outbox, so its outputs must keep flowing. If a
 //! task downstream of it could pass the barrier first (another input announced it, or the trigger started it), the
 //! tasks after that one might stop at its cut to wait for the delayed task, whose output is what then backs up: nobody
 //! moves. Therefore a task passes the barrier after every delayed task upstream of it: it waits for the *announcement* of
@@ -67,7 +69,7 @@ use thalweg_storage::CheckpointId;
 pub enum ChannelKind {
     /// An exchange: barriers can overtake its data.
     Exchange,
-    /// An exchange whose producer has an aligned-only input, or a task upstream of it that has one. Barriers can overtake
+    /// An exchange whose producer has an aligned-only input or output, or a task upstream of it that has one. Barriers can overtake
     /// its data, but an unaligned snapshot waits until this channel has announced the barrier.
     DelayedExchange,
     /// A forward or broadcast edge: its data are processed up to the barrier in every mode, and delay it.

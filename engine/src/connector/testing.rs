@@ -70,6 +70,7 @@ pub(crate) fn context_on(
     attempt: u64,
 ) -> ConnectorContext {
     ConnectorContext {
+        job: "job".into(),
         uid: "connector".into(),
         subtask,
         parallelism,
@@ -178,7 +179,7 @@ impl TestDisk {
                 let mut options = OpenOptions::new();
                 match mode {
                     OpenMode::Read | OpenMode::ReadRandom => options.read(true),
-                    OpenMode::CreateNew => options.write(true).create_new(true),
+                    OpenMode::CreateNew | OpenMode::CreateDirect => options.write(true).create_new(true),
                     OpenMode::ReadWrite => options.read(true).write(true),
                 };
                 let file = Arc::new(options.open(path)?);

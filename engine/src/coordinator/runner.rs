@@ -11,7 +11,7 @@
 #[cfg(test)]
 mod tests;
 
-use super::assemble::assemble;
+use super::assemble::{assemble, edges_of};
 use super::backend::CheckpointBackend;
 use super::config::CoordinatorConfig;
 use super::core::Core;
@@ -36,7 +36,7 @@ use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread::{Builder, JoinHandle};
 use std::time::Duration;
 use thalweg_storage::checkpoint::FoundSnapshot;
-use thalweg_storage::manifest::{Manifest, ManifestKind, Origin};
+use thalweg_storage::manifest::{EdgeState, Manifest, ManifestKind, Origin};
 use thalweg_storage::{AttemptId, CheckpointId, StoreError};
 
 /// Time between two looks at the workers' heartbeats.
@@ -90,6 +90,7 @@ pub struct Runner {
     /// The latest attempt where no checkpoint directory counts them.
     attempt: AttemptId,
     operators: Vec<DeployedOperator>,
+    edges: Vec<EdgeState>,
     replies: HashMap<RequestId, Reply>,
     requests: u64,
     looked_at: Nanos,
@@ -194,6 +195,7 @@ impl Runner {
             reports: Arc::new(Mailbox(sender.clone())),
             attempt: AttemptId(0),
             operators: Vec::new(),
+            edges: Vec::new(),
             replies: HashMap::new(),
             requests: 0,
             looked_at: Nanos(0),
@@ -417,6 +419,7 @@ impl Runner {
             restored_records: deployment.restored_records,
         };
         self.operators = deployment.operators;
+        self.edges = deployment.edges;
         for (worker, tasks) in by_worker {
             self.workers[worker].send(WorkerCommand::Deploy(attempt, tasks, Arc::clone(&self.reports)));
         }
@@ -481,6 +484,7 @@ impl Runner {
             kind: if kind.is_savepoint() { ManifestKind::Savepoint } else { ManifestKind::Checkpoint },
             origin: None,
             operators,
+            edges: edges_of(&self.edges, &channels),
             channels,
         };
         if let SnapshotKind::Savepoint { dir, stop } = &kind {

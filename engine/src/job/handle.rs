@@ -17,6 +17,7 @@ use thalweg_storage::table::TableStats;
 /// Watches and commands a job, from any thread. Cheap to clone. Dropping it leaves the job running.
 #[derive(Clone)]
 pub struct JobHandle {
+    name: Arc<str>,
     shared: Arc<JobShared>,
     coordinator: CoordinatorHandle,
     counters: Arc<Mutex<Vec<TaskCounters>>>,
@@ -67,7 +68,9 @@ impl TaskReport {
 }
 
 impl JobHandle {
+    #[expect(clippy::too_many_arguments, reason = "the one place where a handle's parts meet")]
     pub(super) fn new(
+        name: Arc<str>,
         shared: Arc<JobShared>,
         coordinator: CoordinatorHandle,
         counters: Arc<Mutex<Vec<TaskCounters>>>,
@@ -77,6 +80,7 @@ impl JobHandle {
         thread: JoinHandle<()>,
     ) -> Self {
         JobHandle {
+            name,
             shared,
             coordinator,
             counters,
@@ -85,6 +89,11 @@ impl JobHandle {
             savepoint_dir,
             thread: Arc::new(Mutex::new(Some(thread))),
         }
+    }
+
+    /// The job's name.
+    pub fn name(&self) -> &str {
+        &self.name
     }
 
     /// Where the job stands.

@@ -1,7 +1,11 @@
 //! What a user holds: the engine, its builder, and the handle of a running job.
 
 mod builder;
+#[cfg(feature = "cli")]
+pub mod cli;
 mod handle;
+#[cfg(all(feature = "control", unix))]
+pub mod remote;
 mod savepoint;
 #[cfg(feature = "testing")]
 mod simulation;
@@ -14,7 +18,7 @@ pub use simulation::{Simulation, SimulationOptions};
 pub use thalweg_storage::checkpoint::{Savepoint, SavepointInfo};
 
 use crate::clock::Clock;
-use crate::config::{BATCH_BYTES, EngineConfig};
+use crate::config::{BATCH_BYTES, ConfigError, EngineConfig, Origin, keys};
 use crate::coordinator::{
     CheckpointBackend, CheckpointConfig, CoordinatorConfig, JobShared, RestartStrategy, RestoreFrom, Runner,
     RunnerParts,
@@ -41,8 +45,15 @@ pub struct Engine {
     workers: Arc<Workers>,
     disk: DiskHandle,
     clock: Arc<dyn Clock>,
-    running: Mutex<Option<JobHandle>>,
+    restore: Option<RestoreSettings>,
+    running: Running,
+    /// Goes after the job has been shut down, so that nobody waits for an answer of it.
+    #[cfg(all(feature = "control", unix))]
+    _control: Option<remote::ControlSocket>,
 }
+
+/// The job that an engine runs, or has run last.
+type Running = Arc<Mutex<Option<JobHandle>>>;
 
 impl Engine {
     /// Settings for a new engine.
@@ -65,7 +76,8 @@ impl Engine {
         &self.config
     }
 
-    /// Starts `flow`, from the latest completed checkpoint in its directory if there is one.
+    /// Starts `flow`, from the savepoint that the settings name, else from the latest completed checkpoint in its directory if
+    /// there is one.
     ///
     /// Returns once the job's inputs, outputs and checkpoint directory have been checked; the job itself starts in
     /// the background.
@@ -73,7 +85,7 @@ impl Engine {
     /// # Errors
     /// Nothing was started; the error names what to mend. [`Error::Busy`] while an earlier job of this engine runs.
     pub fn run(&self, flow: Dataflow) -> Result<JobHandle, Error> {
-        self.start(flow, None)
+        self.start(flow, self.restore.as_ref())
     }
 
     /// Starts `flow` from a savepoint or checkpoint that the caller names, whatever the job's directory holds. Otherwise as
@@ -94,6 +106,7 @@ impl Engine {
             return Err(Error::Busy);
         }
         let job = flow.name().to_owned();
+        let name = Arc::from(job.as_str());
         let graph = checked_graph(flow, &self.config, &self.disk)?;
         let from = found(restore, &self.config, &self.disk)?;
         let backend = match &self.config.checkpoint_dir {
@@ -126,6 +139,7 @@ impl Engine {
         let thread =
             runner.spawn().map_err(|error| Error::Workers(format!("the control thread: {error}")))?;
         let handle = JobHandle::new(
+            name,
             shared,
             coordinator,
             counters,
@@ -149,7 +163,8 @@ impl Engine {
 
 impl Drop for Engine {
     fn drop(&mut self) {
-        if let Some(job) = self.running.get_mut().unwrap_or_else(PoisonError::into_inner).take() {
+        let job = self.running.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(job) = job {
             job.shut_down();
         }
     }
@@ -199,10 +214,11 @@ fn found(
     disk: &DiskHandle,
 ) -> Result<Option<RestoreFrom>, Error> {
     if restore.is_some() && config.checkpoint_dir.is_none() {
-        return Err(Error::Config {
-            key: "execution.checkpointing.dir",
+        return Err(Error::Config(ConfigError::Value {
+            key: keys::CHECKPOINT_DIR.key().name.to_owned(),
+            origin: Origin::Default,
             message: "a start from a savepoint needs a directory for the job's own checkpoints".to_owned(),
-        });
+        }));
     }
     restore.map(|restore| restore.find(disk)).transpose()
 }
@@ -236,6 +252,7 @@ fn runner_parts(
 ) -> RunnerParts {
     let job_dir: Option<PathBuf> = backend.as_ref().map(|store| store.dir().to_owned());
     let settings = DeploySettings {
+        job: job.as_str().into(),
         parallelism: config.parallelism,
         max_parallelism: config.max_parallelism,
         ring_batches: config.ring_batches,

@@ -133,7 +133,7 @@ impl Simulation {
                 allow_non_restored_state: restore.is_some_and(|restore| restore.allow_non_restored_state),
             },
             &config,
-            coordinator_config(&config, builder.restart(), builder.heartbeat()?),
+            coordinator_config(&config, builder.restart(), builder.heartbeat()),
             Surroundings {
                 disk,
                 clock: shown,

@@ -148,6 +148,14 @@ pub trait StageControl: Send {
         self.down().map_or(Ok(true), |down| down.snapshot_durable(checkpoint))
     }
 
+    /// Adds to `operators`, the chain's snapshot for `checkpoint`, what a sink has prepared up to it and not committed.
+    /// Called once [`StageControl::snapshot_durable`] says yes: some systems name what they prepared only then.
+    fn list_committables(&mut self, checkpoint: CheckpointId, operators: &mut [OperatorSnapshot]) {
+        if let Some(down) = self.down() {
+            down.list_committables(checkpoint, operators);
+        }
+    }
+
     /// The checkpoint is complete: sinks commit what its manifest lists.
     ///
     /// # Errors

@@ -132,6 +132,9 @@ pub struct OperatorTask<B> {
     timers: Vec<(Nanos, CheckpointId)>,
     in_progress: VecDeque<Part>,
     awaits_commit_reported: bool,
+    /// A snapshot waits until nothing is left in the outbox of an edge that barriers do not overtake: no record is processed
+    /// meanwhile.
+    settling: bool,
     /// A round that the task has heard of and not snapshotted: which, and since when.
     aligning: Option<(CheckpointId, Nanos)>,
     /// A savepoint may be taken as soon as everything is sent: nothing is processed meanwhile.
@@ -155,6 +158,7 @@ impl<B: Body> OperatorTask<B> {
             timers: Vec::new(),
             in_progress: VecDeque::new(),
             awaits_commit_reported: false,
+            settling: false,
             aligning: None,
             savepoint_waits: false,
             snapshot_waits: false,
@@ -229,6 +233,7 @@ impl<B: Body> OperatorTask<B> {
     /// Takes every snapshot that may be taken now. Returns whether one was.
     fn snapshot_when_ready(&mut self, now: Nanos) -> Result<bool, Failure> {
         let mut taken = false;
+        self.settling = false;
         self.savepoint_waits = false;
         self.snapshot_waits = false;
         while let Some(ready) = self.parts.gate.ready() {
@@ -236,14 +241,43 @@ impl<B: Body> OperatorTask<B> {
             let trigger = self.triggers.iter().find(|t| t.checkpoint == ready.checkpoint);
             let Some(trigger) = trigger.cloned() else { break };
             let finished = matches!(self.phase, Phase::Committing | Phase::Finished);
-            let may_pass = finished || self.is_sent(&trigger.kind) && self.can_announce();
-            if !may_pass || self.must_not_overlap() {
+            if !finished {
+                self.settling = !self.settle(now)?;
+                if self.settling || !(self.is_sent(&trigger.kind) && self.can_announce()) {
+                    break;
+                }
+            }
+            if self.must_not_overlap() {
                 break;
             }
             self.snapshot(trigger, ready, finished, now)?;
             taken = true;
         }
         Ok(taken)
+    }
+
+    /// Sends what waits on edges that barriers do not overtake; true when nothing does any more.
+    ///
+    /// What the outbox of a broadcast edge holds for one consumer and no longer for another could not be given to other numbers
+    /// of consumers, and what that of a forward edge holds would lose its place in front of the records that follow. So in a
+    /// checkpoint such edges hold nothing in flight.
+    fn settle(&mut self, now: Nanos) -> Result<bool, Failure> {
+        let stage = self.parts.body.stage();
+        let mut aligned_only = false;
+        stage.outputs(&mut |output| aligned_only |= output.is_aligned_only());
+        if !aligned_only {
+            return Ok(true);
+        }
+        stage.finish_record()?;
+        if self.phase == Phase::Closing {
+            stage.finish_input()?;
+            self.phase = Phase::Draining;
+        }
+        let policy = FlushPolicy { timeout: Duration::ZERO, force: true };
+        stage.outputs(&mut |output| _ = output.flush(now, policy));
+        let mut settled = true;
+        stage.outputs(&mut |output| settled &= output.is_settled());
+        Ok(settled)
     }
 
     /// True when nothing is half done or unsent that a savepoint would have to hold. Asked while it is all that is left to do
@@ -276,7 +310,9 @@ impl<B: Body> OperatorTask<B> {
 
     /// True while the task must not take anything in.
     fn is_held(&self) -> bool {
-        self.savepoint_waits || matches!(self.stopping, Stopping::Suspended(_) | Stopping::Ending)
+        self.settling
+            || self.savepoint_waits
+            || matches!(self.stopping, Stopping::Suspended(_) | Stopping::Ending)
     }
 
     /// The atomic step. No record, timer or callback comes in between.
@@ -530,6 +566,9 @@ impl<B: Body> OperatorTask<B> {
             busy |= self.snapshot_when_ready(now)?;
         }
         busy |= self.end(ended)?;
+        if self.settling {
+            busy |= self.snapshot_when_ready(now)?;
+        }
         busy |= self.advance_checkpoints(now)?;
         // A snapshot that has waited for this may be taken now.
         busy |= self.snapshot_waits && self.in_progress.iter().all(Part::is_serialised);
@@ -542,7 +581,7 @@ impl<B: Body> OperatorTask<B> {
         let wake_at = earliest(earliest(wake_at, timers), self.parts.body.stage().wake_at());
         Ok(match self.phase {
             Phase::Finished if self.in_progress.is_empty() => Progress::Finished,
-            _ if self.blocked => Progress::Blocked { wake_at },
+            _ if self.blocked || self.settling => Progress::Blocked { wake_at },
             _ if waiting => Progress::Waiting { wake_at },
             _ => Progress::Idle { wake_at },
         })

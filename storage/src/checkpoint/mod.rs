@@ -24,6 +24,7 @@
 mod files;
 mod lock;
 pub mod names;
+mod offline;
 mod payload;
 mod retention;
 mod savepoint;
@@ -35,6 +36,7 @@ mod savepoint_tests;
 #[cfg(test)]
 mod tests;
 
+pub(crate) use offline::read_manifest_file;
 pub use payload::{payload_crc32, read_payload, verify_channel_files};
 pub use savepoint::{
     FoundSnapshot, Savepoint, SavepointInfo, dispose_savepoint, find_snapshot, list_savepoints,

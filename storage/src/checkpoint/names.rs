@@ -62,6 +62,11 @@ pub(super) fn is_savepoint_dir(name: &str) -> bool {
     id.is_some_and(|(_, id)| number(id).is_some())
 }
 
+/// True for the name of the directory of a checkpoint or savepoint.
+pub(crate) fn is_snapshot_dir(name: &str) -> bool {
+    is_savepoint_dir(name) || parse_checkpoint_dir(name).is_some()
+}
+
 pub(super) fn parse_attempt_dir(name: &str) -> Option<AttemptId> {
     number(name.strip_prefix("attempt-")?).map(AttemptId)
 }

@@ -95,6 +95,7 @@ mod tests {
             edge: "a -> b".to_owned(),
             producer: 0,
             consumer: 0,
+            generation: 0,
             origin: ChannelOrigin::Consumer,
             records: 1,
             data,
@@ -108,6 +109,7 @@ mod tests {
             kind: ManifestKind::Checkpoint,
             origin: None,
             operators: Vec::new(),
+            edges: Vec::new(),
             channels: payloads.into_iter().map(channel).collect(),
         }
     }

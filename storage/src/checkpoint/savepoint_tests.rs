@@ -24,6 +24,7 @@ fn manifest(id: CheckpointId, kind: ManifestKind, segment: &str) -> Manifest {
         kind,
         origin: None,
         operators: vec![OperatorState { uid, parallelism: 1, keyed: vec![], subtasks: vec![subtask] }],
+        edges: Vec::new(),
         channels: Vec::new(),
     }
 }

@@ -106,7 +106,9 @@ impl State {
         let relative = |path: &Path| path.strip_prefix(&self.root).unwrap_or(path).display().to_string();
         let of = |file: &FileId| self.files.get(&file.0).map_or("?".to_owned(), |(_, path)| relative(path));
         match request {
-            Request::Open { path, mode: OpenMode::CreateNew } => format!("create {}", relative(path)),
+            Request::Open { path, mode: OpenMode::CreateNew | OpenMode::CreateDirect } => {
+                format!("create {}", relative(path))
+            }
             Request::Open { path, .. } => format!("open {}", relative(path)),
             Request::Read { file, .. } => format!("read {}", of(file)),
             Request::Write { file, .. } => format!("write {}", of(file)),
@@ -130,7 +132,7 @@ impl State {
             Request::Open { path, mode } => {
                 let file = match mode {
                     OpenMode::Read | OpenMode::ReadRandom => File::open(&path)?,
-                    OpenMode::CreateNew => File::create_new(&path)?,
+                    OpenMode::CreateNew | OpenMode::CreateDirect => File::create_new(&path)?,
                     OpenMode::ReadWrite => File::options().read(true).write(true).open(&path)?,
                 };
                 self.opened += 1;

@@ -2,8 +2,9 @@
 
 use super::test_disk::{Fault, TestDisk};
 use super::*;
+use crate::codec::Data;
 use crate::manifest::{
-    ChannelOrigin, ChannelState, ManifestKind, OperatorState, Payload, SegmentRef, SubtaskState,
+    ChannelOrigin, ChannelState, EdgeState, ManifestKind, OperatorState, Payload, SegmentRef, SubtaskState,
 };
 use std::collections::BTreeSet;
 use std::fs;
@@ -55,10 +56,18 @@ fn manifest(id: CheckpointId, segments: &[String]) -> Manifest {
         kind: ManifestKind::Checkpoint,
         origin: None,
         operators: vec![OperatorState { uid, parallelism: 1, keyed: vec![], subtasks: vec![subtask] }],
+        edges: vec![EdgeState {
+            name: edge.clone(),
+            record: u64::schema(),
+            key: None,
+            producers: 1,
+            consumers: 1,
+        }],
         channels: vec![ChannelState {
             edge,
             producer: 0,
             consumer: 0,
+            generation: 0,
             origin: ChannelOrigin::Consumer,
             records: 1,
             data,

@@ -7,6 +7,7 @@ use crate::key_group::KeyGroups;
 
 mod schema;
 mod describe;
+mod json;
 mod reader;
 mod builtin;
 mod macros;
@@ -14,7 +15,8 @@ mod short_hash;
 #[cfg(test)]
 mod tests;
 
-pub(crate) use describe::describe;
+pub use describe::describe;
+pub use json::{Json, take_json, to_json};
 #[doc(hidden)]
 pub use macros::__private;
 pub use reader::Reader;

@@ -40,7 +40,7 @@ impl BackgroundFile {
     pub fn create(disk: &DiskHandle, path: PathBuf) -> Self {
         BackgroundFile {
             disk: disk.clone(),
-            stage: Stage::Opening(disk.open(&path, OpenMode::CreateNew)),
+            stage: Stage::Opening(disk.open(&path, OpenMode::CreateDirect)),
             path,
             waiting: VecDeque::new(),
             writes: VecDeque::new(),

@@ -20,7 +20,9 @@ pub(super) fn open(path: &Path, mode: OpenMode) -> io::Result<File> {
     let mut options = OpenOptions::new();
     match mode {
         OpenMode::Read | OpenMode::ReadRandom => options.read(true),
-        OpenMode::CreateNew => options.read(true).write(true).create_new(true).mode(FILE_MODE),
+        OpenMode::CreateNew | OpenMode::CreateDirect => {
+            options.read(true).write(true).create_new(true).mode(FILE_MODE)
+        }
         OpenMode::ReadWrite => options.read(true).write(true),
     };
     let file = options.open(path)?;

@@ -19,6 +19,9 @@ use std::io;
 use std::ops::Range;
 use std::path::Path;
 
+/// Bytes that are read ahead of the range that a thread works on.
+const READ_AHEAD_BYTES: usize = 4 << 20;
+
 /// A whole file, mapped for reading. See the module's page for who may use one.
 #[derive(Debug)]
 pub struct MappedFile {
@@ -61,6 +64,7 @@ impl MappedFile {
         let Some(bytes) = bounds().and_then(|bounds| self.map.get(bounds)) else { return Ok(None) };
         if !bytes.is_empty() {
             self.populate(range.start as usize, bytes.len())?;
+            self.read_ahead(range.end as usize);
         }
         Ok(Some(bytes))
     }
@@ -73,6 +77,15 @@ impl MappedFile {
             // It would have been SIGBUS.
             Err(error) if error.raw_os_error() == Some(Errno::FAULT.raw_os_error()) => Err(Errno::IO.into()),
             other => other,
+        }
+    }
+
+    /// Has the system read what most likely comes next, without waiting for it.
+    fn read_ahead(&self, from: usize) {
+        let bytes = READ_AHEAD_BYTES.min(self.map.len() - from);
+        if bytes > 0 {
+            // Advice that is refused costs speed only.
+            let _ = self.map.advise_range(Advice::WillNeed, from, bytes);
         }
     }
 

@@ -40,15 +40,23 @@ use std::sync::Arc;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct FileId(pub u64);
 
+/// Direct I/O takes place in multiples of so many bytes: the block of all common file systems.
+pub const DIRECT_BYTES: usize = 4096;
+
 /// How a file is opened.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum OpenMode {
     /// An existing file, to read.
     Read,
-    /// An existing file, to read pieces of it here and there: the system reads nothing ahead.
+    /// An existing file, to read pieces of it here and there: the system reads nothing ahead and, where the disk can do
+    /// direct I/O, keeps nothing in its page cache.
     ReadRandom,
     /// A file that must not exist yet, to write; mode 0600.
     CreateNew,
+    /// As `CreateNew`, for a file that nobody reads soon: where the disk can do direct I/O, what is written in multiples of
+    /// [`DIRECT_BYTES`], at such offsets, does not go through the system's page cache. The first other write ends that for
+    /// the file; only the last one of a file should be such.
+    CreateDirect,
     /// An existing file, to read and write.
     ReadWrite,
 }

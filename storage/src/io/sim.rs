@@ -331,7 +331,7 @@ impl State {
         match request {
             Request::Open { path, mode } => {
                 let node = match mode {
-                    OpenMode::CreateNew => self.fs.create_file(&path)?,
+                    OpenMode::CreateNew | OpenMode::CreateDirect => self.fs.create_file(&path)?,
                     OpenMode::Read | OpenMode::ReadRandom => self.fs.find(&path)?,
                     OpenMode::ReadWrite => {
                         let node = self.fs.find(&path)?;
@@ -426,7 +426,9 @@ impl State {
         let open = |file: &FileId| self.files.get(&file.0).filter(|open| !open.poisoned);
         let written = |file: &FileId| open(file).filter(|open| !is_read_only(open.mode));
         let _ = match request {
-            Request::Open { path, mode: OpenMode::CreateNew } => fs.create_file(path).map(|_| ()),
+            Request::Open { path, mode: OpenMode::CreateNew | OpenMode::CreateDirect } => {
+                fs.create_file(path).map(|_| ())
+            }
             Request::Write { file, offset, data } => match written(file) {
                 Some(open) if check_range(*offset, data.len()).is_ok() => fs.write(open.node, *offset, data),
                 _ => Ok(()),

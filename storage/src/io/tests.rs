@@ -74,6 +74,8 @@ conformance! {
     a_write_beyond_the_end_extends_with_zeros,
     a_file_is_read_back_as_it_was_written,
     a_write_gives_its_buffer_back,
+    a_file_made_for_direct_writes_holds_what_was_written_however_it_was_cut,
+    pieces_read_at_random_are_exactly_those_asked_for,
     a_file_opened_to_read_refuses_writes,
     truncate_shortens_and_lengthens,
     rename_replaces_and_keeps_the_content,
@@ -170,6 +172,59 @@ fn a_write_gives_its_buffer_back(disk: &DiskHandle, root: &Path) {
     assert_eq!((back.as_slice(), back.as_ptr(), back.capacity()), (b"some".as_slice(), address, 4096));
     assert_eq!(disk.write(file, 9, Vec::new()).wait().expect("nothing to write"), b"");
     assert_eq!(disk.length(file).wait().expect("length"), 4);
+}
+
+fn a_file_made_for_direct_writes_holds_what_was_written_however_it_was_cut(disk: &DiskHandle, root: &Path) {
+    const BLOCK: usize = DIRECT_BYTES;
+    // Whole blocks and a rest; a rest in the middle; no whole block at all; nothing.
+    let cuts: [&[usize]; 5] = [
+        &[BLOCK * 64, BLOCK * 3, 77],
+        &[BLOCK, 5, BLOCK * 2, BLOCK - 5, BLOCK],
+        &[9, 1],
+        &[0],
+        &[BLOCK, 0, BLOCK],
+    ];
+    for (n, cut) in cuts.into_iter().enumerate() {
+        let path = root.join(n.to_string());
+        let content = pattern(cut.iter().sum());
+        let file = disk.open(&path, OpenMode::CreateDirect).wait().expect("new");
+        assert_eq!(kind_of(disk.open(&path, OpenMode::CreateDirect).wait()), io::ErrorKind::AlreadyExists);
+        let mut offset = 0;
+        let mut writes = Vec::new();
+        for bytes in cut {
+            let data = content[offset..offset + bytes].to_vec();
+            let address = data.as_ptr();
+            writes.push((disk.write(file, offset as u64, data), address));
+            offset += bytes;
+        }
+        for (write, address) in writes {
+            let data = write.wait().expect("written");
+            assert_eq!(data.as_ptr(), address, "the buffer comes back");
+        }
+        disk.sync_data(file).wait().expect("synced");
+        assert_eq!(disk.length(file).wait().expect("length"), content.len() as u64);
+        assert_eq!(disk.read(file, 0, content.len() + 9).wait().expect("read"), content, "by the writer");
+        disk.close(file).wait().expect("closed");
+        assert_eq!(disk.read_file(&path).expect("there"), content, "through the page cache");
+    }
+}
+
+fn pieces_read_at_random_are_exactly_those_asked_for(disk: &DiskHandle, root: &Path) {
+    let content = pattern(50_001);
+    create(disk, &root.join("a"), &content);
+    let file = disk.open(root.join("a"), OpenMode::ReadRandom).wait().expect("there");
+    let lengths = [1, 100, 4_096, 9_000, 60_000];
+    let pieces: Vec<(usize, usize)> =
+        (0..50_100).step_by(509).zip(lengths.into_iter().cycle()).chain([(0, 0), (8_192, 4_096)]).collect();
+    let reads: Vec<_> = pieces.iter().map(|(from, bytes)| disk.read(file, *from as u64, *bytes)).collect();
+    for ((from, bytes), read) in pieces.into_iter().zip(reads) {
+        let expected = &content[from.min(50_001)..(from + bytes).min(50_001)];
+        assert_eq!(read.wait().expect("read"), expected, "{bytes} bytes at {from}");
+    }
+    assert_eq!(disk.read(file, i64::MAX as u64 - 1, 1).wait().expect("beyond the end"), b"");
+    assert_eq!(disk.read(file, 10_000, 5_000).wait().expect("read"), content[10_000..15_000]);
+    assert_eq!(kind_of(disk.read(file, u64::MAX, 1).wait()), io::ErrorKind::InvalidInput);
+    assert!(disk.write(file, 0, vec![1; DIRECT_BYTES]).wait().is_err());
 }
 
 fn a_file_opened_to_read_refuses_writes(disk: &DiskHandle, root: &Path) {
@@ -488,6 +543,72 @@ fn close_on_io_uring_waits_for_the_requests_before_it() {
         sync.poll().expect("completed before the close").expect("synced");
     }
     assert_eq!(disk.read_file(dir.path().join("a")).expect("there").len(), 40_000);
+}
+
+/// Whether direct I/O is on for each descriptor of this process that has `path` open.
+#[cfg(target_os = "linux")]
+fn open_directly(path: &Path) -> Vec<bool> {
+    let mut found = Vec::new();
+    for entry in std::fs::read_dir("/proc/self/fd").expect("every Linux has it") {
+        let descriptor = entry.expect("listed").path();
+        if std::fs::read_link(&descriptor).is_ok_and(|name| name == path) {
+            let number = descriptor.file_name().expect("a number");
+            let info = std::fs::read_to_string(Path::new("/proc/self/fdinfo").join(number)).expect("open");
+            let flags =
+                info.lines().find_map(|line| line.strip_prefix("flags:")).expect("among the first lines");
+            let flags = u32::from_str_radix(flags.trim(), 8).expect("octal");
+            found.push(flags & rustix::fs::OFlags::DIRECT.bits() != 0);
+        }
+    }
+    found
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn io_uring_reads_and_writes_directly_until_a_write_is_not_aligned() {
+    let Some(disk) = start_uring() else { return };
+    // Not where temporary files are: those may be kept in memory.
+    let beside = std::env::current_exe().expect("known");
+    let dir = tempfile::tempdir_in(beside.parent().expect("a directory")).expect("a directory");
+    let root = dir.path().canonicalize().expect("there");
+    let disk = DiskHandle::new(disk);
+    let path = root.join("a");
+    let file = disk.open(&path, OpenMode::CreateDirect).wait().expect("new");
+    if open_directly(&path) == [false] {
+        eprintln!("SKIPPED: {} has no direct I/O", root.display());
+        return;
+    }
+    disk.write(file, 0, pattern(64 * DIRECT_BYTES)).wait().expect("written");
+    assert_eq!(open_directly(&path), [true]);
+    disk.write(file, 64 * DIRECT_BYTES as u64, vec![1; 100]).wait().expect("written");
+    assert_eq!(open_directly(&path), [false]);
+    disk.sync_data(file).wait().expect("synced");
+    disk.close(file).wait().expect("closed");
+    let file = disk.open(&path, OpenMode::ReadRandom).wait().expect("there");
+    assert_eq!(
+        disk.read(file, 10_000, 9_000).wait().expect("read"),
+        pattern(64 * DIRECT_BYTES)[10_000..19_000]
+    );
+    assert_eq!(open_directly(&path), [true]);
+    for mode in [OpenMode::Read, OpenMode::ReadWrite] {
+        disk.close(file).wait().unwrap_or_default();
+        let file = disk.open(&path, mode).wait().expect("there");
+        assert_eq!(open_directly(&path), [false], "{mode:?}");
+        disk.close(file).wait().expect("closed");
+    }
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn a_file_system_that_refuses_direct_io_is_read_through_the_page_cache() {
+    for disk in threaded_disks() {
+        let disk = DiskHandle::new(disk);
+        for path in ["/proc/version", "/proc/filesystems"] {
+            let file = disk.open(path, OpenMode::ReadRandom).wait().expect("every Linux has it");
+            let expected = disk.read_file(path).expect("read");
+            assert_eq!(disk.read(file, 2, 1_000_000).wait().expect("read"), expected[2..]);
+        }
+    }
 }
 
 #[test]

@@ -1,5 +1,8 @@
 //! [`UringDisk`]: one thread that owns an io_uring and keeps many operations in flight.
 //!
+//! Files opened for direct I/O are read and written around the page cache, through aligned buffers of a pool; a file system that
+//! refuses it is told of in the log once, and its files are read and written as others are.
+//!
 //! Requests come in through an inbox; an eventfd, polled through the ring itself, wakes the thread. Listing a
 //! directory, which io_uring cannot do, goes to a helper thread; asking for a length and, before Linux 6.9,
 //! truncating are plain calls on the ring's thread.
@@ -11,20 +14,23 @@
 //!   error;
 //! - each accepted request is completed exactly once, also when the disk is dropped.
 
+mod direct;
 mod op;
 mod probe;
 
 pub use probe::UringUnavailable;
 
 use super::rules::{check_range, complete, not_open, poisoned, zeroed};
-use super::{Completion, Disk, FileId, MappedFile, Reply, Request, StdDisk};
+use super::{Completion, Disk, FileId, MappedFile, OpenMode, Reply, Request, StdDisk};
+use direct::{Pool, is_aligned, set_direct, widened};
 use io_uring::{IoUring, opcode, types};
 use op::{Op, Step};
 use probe::{RING_ENTRIES, open_ring};
 use rustix::event::{EventfdFlags, PollFlags, eventfd};
-use std::collections::{HashMap, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::ffi::CString;
 use std::io;
+use std::ops::Range;
 use std::os::fd::{AsRawFd, IntoRawFd, OwnedFd};
 use std::os::unix::ffi::OsStringExt;
 use std::path::{Path, PathBuf};
@@ -66,6 +72,8 @@ impl UringDisk {
             slots: std::iter::repeat_with(|| None).take(IN_FLIGHT_MAX).collect(),
             free: (0..IN_FLIGHT_MAX).rev().collect(),
             backlog: VecDeque::new(),
+            pool: Pool::default(),
+            without_direct: HashSet::new(),
         };
         let thread =
             thread::Builder::new().name("thalweg-uring".to_owned()).spawn(move || ring_thread.run())?;
@@ -157,10 +165,20 @@ struct OpenFile {
     /// Operations accepted and not over, waiting syncs included.
     in_flight: usize,
     poisoned: bool,
+    /// Reads, and aligned writes, go around the page cache.
+    direct: bool,
     syncing: bool,
     waiting_syncs: VecDeque<Completion>,
     /// Set once `Close` has been asked for.
     closing: Option<Completion>,
+}
+
+impl OpenFile {
+    /// From here on everything goes through the page cache. Transfers under way are not harmed.
+    fn leave_direct(&mut self) -> io::Result<()> {
+        self.direct = false;
+        set_direct(&self.fd, false)
+    }
 }
 
 /// The thread that owns the ring and everything in it.
@@ -176,6 +194,10 @@ struct RingThread {
     free: Vec<usize>,
     /// Operations that wait for a slot.
     backlog: VecDeque<(Op, Completion)>,
+    /// Memory for direct I/O.
+    pool: Pool,
+    /// File systems, by their device numbers, that are known to refuse direct I/O.
+    without_direct: HashSet<u64>,
 }
 
 impl RingThread {
@@ -228,13 +250,29 @@ impl RingThread {
         Ok(match request {
             Request::Open { path, mode } => Op::Open { path: c_path(path)?, mode },
             Request::Read { file, offset, bytes } => {
-                let fd = self.usable(file)?.fd.as_raw_fd();
+                let open = self.usable(file)?;
+                let (fd, direct) = (open.fd.as_raw_fd(), open.direct && bytes > 0);
                 check_range(offset, bytes)?;
+                if direct {
+                    let Range { start, end } = widened(offset, bytes);
+                    let buffer = self.pool.take((end - start) as usize)?;
+                    return Ok(Op::ReadDirect { file, fd, offset, bytes, start, buffer, filled: 0 });
+                }
                 Op::Read { file, fd, offset, buffer: zeroed(bytes)?, filled: 0 }
             }
             Request::Write { file, offset, data } => {
-                let fd = self.usable(file)?.fd.as_raw_fd();
+                let open = self.usable(file)?;
                 check_range(offset, data.len())?;
+                let aligned = is_aligned(offset, data.len());
+                if open.direct && !aligned && !data.is_empty() {
+                    open.leave_direct()?;
+                }
+                let fd = open.fd.as_raw_fd();
+                if open.direct && aligned {
+                    let mut buffer = self.pool.take(data.len())?;
+                    buffer.bytes_mut()[..data.len()].copy_from_slice(&data);
+                    return Ok(Op::WriteDirect { file, fd, offset, data, buffer, written: 0 });
+                }
                 Op::Write { file, fd, offset, data, written: 0 }
             }
             Request::Truncate { file, bytes } => {
@@ -351,22 +389,56 @@ impl RingThread {
             self.free.push(slot);
             match op.advance(answer.result()) {
                 Step::Again => self.backlog.push_front((op, done)),
-                Step::Opened(fd) => {
-                    let file = self.insert(fd);
+                Step::Opened(fd, mode) => {
+                    let direct =
+                        matches!(mode, OpenMode::ReadRandom | OpenMode::CreateDirect) && self.try_direct(&fd);
+                    let file = self.insert(fd, direct);
                     complete(done, Ok(Reply::File(file)));
                 }
-                Step::Over(answer) => self.finish(&op, done, answer),
+                Step::NotDirect => self.do_without_direct(op, done),
+                Step::Over(answer) => self.finish(op, done, answer),
             }
         }
     }
 
-    fn insert(&mut self, fd: OwnedFd) -> FileId {
+    /// Switches direct I/O on for a file that was just opened; false, with a word to the log for each file system, where it has none.
+    fn try_direct(&mut self, fd: &OwnedFd) -> bool {
+        match set_direct(fd, true) {
+            Ok(()) => true,
+            Err(error) => {
+                note_without_direct(&mut self.without_direct, fd, &error);
+                false
+            }
+        }
+    }
+
+    /// Repeats an operation whose file turned out to refuse direct I/O.
+    fn do_without_direct(&mut self, op: Op, done: Completion) {
+        let file = op.file().expect("an operation on a file");
+        if let Some(open) = self.files.get_mut(&file)
+            && open.direct
+        {
+            // Should it stay on, the repeated operation fails, and says so.
+            let _ = open.leave_direct();
+            note_without_direct(&mut self.without_direct, &open.fd, &rustix::io::Errno::INVAL.into());
+        }
+        match op.without_direct() {
+            Ok((op, buffer)) => {
+                self.pool.give(buffer);
+                self.backlog.push_front((op, done));
+            }
+            Err((op, error)) => self.finish(op, done, Err(error)),
+        }
+    }
+
+    fn insert(&mut self, fd: OwnedFd, direct: bool) -> FileId {
         let file = FileId(self.next_file);
         self.next_file += 1;
         let open = OpenFile {
             fd,
             in_flight: 0,
             poisoned: false,
+            direct,
             syncing: false,
             waiting_syncs: VecDeque::new(),
             closing: None,
@@ -375,7 +447,7 @@ impl RingThread {
         file
     }
 
-    fn finish(&mut self, op: &Op, done: Completion, answer: io::Result<Reply>) {
+    fn finish(&mut self, op: Op, done: Completion, answer: io::Result<Reply>) {
         let mut refused = VecDeque::new();
         let mut next_sync = None;
         if let Some(file) = op.file()
@@ -401,6 +473,9 @@ impl RingThread {
         }
         if let Some(file) = op.file() {
             self.close_if_idle(file);
+        }
+        if let Some(buffer) = op.into_buffer() {
+            self.pool.give(buffer);
         }
         complete(done, answer);
         for done in refused {
@@ -436,6 +511,15 @@ impl Drop for RingThread {
         for done in waiting {
             complete(done, Err(gave_up()));
         }
+    }
+}
+
+/// Tells the log, once for each file system, that it has no direct I/O.
+fn note_without_direct(known: &mut HashSet<u64>, fd: &OwnedFd, error: &io::Error) {
+    let device = rustix::fs::fstat(fd).map_or(0, |stat| stat.st_dev);
+    if known.insert(device) {
+        let (major, minor) = (rustix::fs::major(device), rustix::fs::minor(device));
+        tracing::info!(%error, "file system {major}:{minor} has no direct I/O: its files go through the page cache");
     }
 }
 

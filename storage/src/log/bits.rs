@@ -2,7 +2,7 @@
 
 /// A set of slots.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Bits(Vec<u64>);
+pub(super) struct Bits(Box<[u64]>);
 
 impl Bits {
     /// True when `slot` is in the set.
@@ -37,13 +37,13 @@ impl Bits {
     /// Takes all out and gives the memory back; returns its bytes.
     pub fn clear(&mut self) -> usize {
         let bytes = self.bytes();
-        self.0 = Vec::new();
+        self.0 = Box::default();
         bytes
     }
 
     /// Bytes of memory.
     pub fn bytes(&self) -> usize {
-        self.0.capacity() * size_of::<u64>()
+        self.0.len() * size_of::<u64>()
     }
 
     #[cold]
@@ -51,8 +51,10 @@ impl Bits {
         let before = self.bytes();
         // Rows come in order, so a page's bits grow by doubling, up to 512 bytes.
         let words = (word + 1).next_power_of_two();
-        self.0.reserve_exact(words - self.0.len());
-        self.0.resize(words, 0);
+        let mut longer = Vec::with_capacity(words);
+        longer.extend_from_slice(&self.0);
+        longer.resize(words, 0);
+        self.0 = longer.into();
         self.bytes() - before
     }
 }

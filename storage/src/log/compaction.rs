@@ -12,11 +12,11 @@
 use super::cold::READ_AHEAD;
 use super::core::{Log, Seen};
 use super::page::{PAGE_BYTES, PageEntry};
-use super::page_table::NONE;
+use super::page_table::{NONE, Place};
 use super::segments::{Segments, Totals};
 
 /// Most pages that are gathered before they are emptied.
-const GATHERED_MAX: usize = 4_096;
+const GATHERED_MAX: usize = 1_024;
 
 /// Rows whose index entries are brought near together.
 const PREFETCHED_ROWS: u32 = 64;
@@ -95,8 +95,8 @@ pub(super) struct Compaction {
     aim: Option<Aim>,
     /// The next page to look at; pages below are gathered already.
     hand: u32,
-    /// Pages to be emptied with their sequences, the next one last.
-    gathered: Vec<(u32, u64)>,
+    /// Pages to be emptied, the next one last.
+    gathered: Vec<Gathered>,
     /// The next row of the last one.
     slot: u32,
     /// Its rows below this have had their index entries prefetched.
@@ -112,6 +112,16 @@ pub(super) struct Compaction {
     pub limits: Limits,
     key: Vec<u8>,
     value: Vec<u8>,
+}
+
+/// A page that is to be emptied. Ordered as pages are emptied: oldest first, so that tombstones of younger ones may die, and that files
+/// are read from front to back; those that no file has come last.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct Gathered {
+    /// Order of its segment, and index of its block there.
+    place: (u64, u32),
+    sequence: u64,
+    page: u32,
 }
 
 #[cfg(test)]
@@ -184,7 +194,7 @@ impl Log {
     pub fn compact(&mut self, rows: usize) -> bool {
         let mut left = rows.max(1);
         loop {
-            if let Some((page, sequence)) = self.compaction.gathered.last().copied() {
+            if let Some(Gathered { page, sequence, .. }) = self.compaction.gathered.last().copied() {
                 match self.empty_page(page, sequence, &mut left) {
                     Progress::Emptied => {
                         self.compaction.gathered.pop();
@@ -198,6 +208,8 @@ impl Log {
                 if !self.gather(&mut left) {
                     return true;
                 }
+            } else if self.snapshots.is_settling() {
+                return false;
             } else {
                 let due = self.live_rows() / 64 + 64;
                 if self.compaction.idle_at.is_some_and(|at| self.retired - at < due) {
@@ -256,15 +268,13 @@ impl Log {
             let page = self.compaction.hand;
             self.compaction.hand += 1;
             if self.stands_in_the_way(page, &aim) {
-                self.compaction.gathered.push((page, self.pages.meta(page).sequence));
+                let meta = self.pages.meta(page);
+                let order = |place: Place| (self.segments.order(place.segment), place.index);
+                let place = meta.place().map_or((u64::MAX, 0), order);
+                self.compaction.gathered.push(Gathered { place, sequence: meta.sequence, page });
             }
         }
-        // Oldest first, so that tombstones of younger ones may die; and files are read from front to back.
-        let (pages, segments) = (&self.pages, &self.segments);
-        let place = |page: u32| {
-            pages.meta(page).place.map_or((u64::MAX, 0), |place| (segments.order(place.segment), place.index))
-        };
-        self.compaction.gathered.sort_by_key(|(page, sequence)| std::cmp::Reverse((place(*page), *sequence)));
+        self.compaction.gathered.sort_unstable_by(|a, b| b.cmp(a));
         if self.compaction.hand < end {
             self.compaction.aim = Some(aim);
         } else if let Aim::Sparse(level) = aim
@@ -288,8 +298,8 @@ impl Log {
             return false;
         }
         match aim {
-            Aim::Segments(numbers) => meta.place.is_some_and(|place| numbers.contains(&place.segment)),
-            Aim::Tombstones(Some(number)) => meta.place.is_some_and(|place| place.segment == *number),
+            Aim::Segments(numbers) => meta.segment().is_some_and(|segment| numbers.contains(&segment)),
+            Aim::Tombstones(Some(number)) => meta.segment() == Some(*number),
             Aim::Tombstones(None) => meta.is_dirty() && !self.snapshots.needs(&self.pages, page),
             Aim::Sparse(level) => {
                 let capacity = self.pages.entry(page).map_or(0, PageEntry::capacity);
@@ -353,7 +363,7 @@ impl Log {
         }
         let next = self.compaction.gathered.iter().rev().skip(1).take(READ_AHEAD);
         let ahead: Vec<u32> =
-            next.filter(|(page, sequence)| self.pages.is(*page, *sequence)).map(|(page, _)| *page).collect();
+            next.filter(|next| self.pages.is(next.page, next.sequence)).map(|next| next.page).collect();
         self.ask(page, ahead)
     }
 
@@ -407,7 +417,7 @@ impl Log {
 
     fn move_tombstone(&mut self, page: u32, slot: u32, hash: u64, key: &[u8]) -> bool {
         let meta = self.pages.meta(page);
-        let (group, place) = (meta.group, meta.place);
+        let (group, place) = (meta.group, meta.place());
         let any_older = place.is_none() && meta.previous != NONE;
         if any_older || self.segments.any_older(group, place.map(|place| place.segment)) {
             match self.probe(self.pages.shape, hash, key) {

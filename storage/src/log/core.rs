@@ -341,8 +341,8 @@ impl Log {
         }
         let meta = self.pages.meta_mut(page);
         meta.live -= 1;
-        if let Some(place) = meta.place {
-            self.segments.retire(place.segment);
+        if let Some(segment) = meta.segment() {
+            self.segments.retire(segment);
         }
         if meta.live == 0 {
             self.emptied(page);
@@ -361,8 +361,8 @@ impl Log {
         if open && self.pages.is_mutable(page, self.epoch) {
             self.pages.restart(page);
         } else {
-            if let Some(place) = meta.place {
-                self.segments.leave(place.segment, 0);
+            if let Some(segment) = meta.segment() {
+                self.segments.leave(segment, 0);
             }
             self.page_goes(page);
             self.pages.give_back(page);

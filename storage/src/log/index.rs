@@ -13,7 +13,7 @@
 
 #![expect(unsafe_code, reason = "drives leaves, whose handles are pointers")]
 
-use super::leaf::{BUCKET_ENTRIES, Bucket, Entry, FULL_SIZES, Leaf, LeafMemory};
+use super::leaf::{BUCKET_ENTRIES, Bucket, Entry, FULL_SIZES, Leaf, LeafMemory, buckets_of};
 use crate::key_group::{KeyGroup, KeyGroups};
 use std::ops::Range;
 
@@ -160,6 +160,41 @@ impl Index {
         self.len += 1;
     }
 
+    /// Gives `group`, which has no entries yet, leaves for `rows` of them. Otherwise the same as growing step by step, without moving
+    /// entries; does nothing where there are entries, or so many that hash bits would not tell them apart.
+    pub fn reserve(&mut self, group: KeyGroup, rows: u64) {
+        let first = (usize::from(group) << self.depth).wrapping_sub(self.first_position);
+        let Some(old) = self.directory.get(first).copied() else { return };
+        // SAFETY: the leaf is in the directory.
+        let (used, depth) = unsafe { (old.header().used, old.header().depth) };
+        if used > 0 || depth > 0 {
+            return;
+        }
+        let full = FULL_SIZES.start + u32::from(group) % FULL_SIZES.len() as u32;
+        // Hashes spread entries unevenly: a leaf that is meant to be full would split at once.
+        let fits = |size: u32, leaves: u64| rows <= leaves * u64::from(limit_of(size)) * 15 / 16;
+        if let Some(size) =
+            (0..=full).filter(|size| *size < FULL_SIZES.start || *size == full).find(|size| fits(*size, 1))
+        {
+            if size > old.size() {
+                self.rebuild(first, old, size);
+            }
+            return;
+        }
+        let Some(depth) = (1..TAG_BITS).find(|depth| fits(full, 1 << depth)) else { return };
+        while self.depth < depth {
+            self.deepen();
+        }
+        let first = (usize::from(group) << self.depth) - self.first_position;
+        let positions = self.positions_of(first, depth).len();
+        for leaf in self.directory[first..][..positions << depth].chunks_exact_mut(positions) {
+            leaf.fill(self.memory.allocate(full, depth));
+        }
+        self.leaves += (1 << depth) - 1;
+        // SAFETY: it has left the directory, all positions of the group.
+        unsafe { self.memory.free(old) };
+    }
+
     /// Makes the leaf of `hash` larger, or splits it, until an entry of `hash` finds room in it; returns that leaf.
     #[cold]
     #[inline(never)]
@@ -203,10 +238,15 @@ impl Index {
         if self.depth == TAG_BITS || self.directory.len() > 16 * self.leaves + 4096 {
             return false;
         }
+        self.deepen();
+        true
+    }
+
+    /// Doubles the directory.
+    fn deepen(&mut self) {
         self.directory = self.directory.iter().flat_map(|leaf| [*leaf; 2]).collect();
         self.depth += 1;
         self.first_position *= 2;
-        true
     }
 
     /// The directory positions of the leaf at `position`.
@@ -257,7 +297,12 @@ impl Index {
 
 /// Most entries of a leaf that are not empty: seven eighths, so that most keys lie in their home bucket.
 fn limit(leaf: Leaf) -> u32 {
-    (leaf.buckets() * BUCKET_ENTRIES * 7 / 8) as u32
+    limit_of(leaf.size())
+}
+
+/// [`limit`] of the leaves of a size class.
+fn limit_of(size: u32) -> u32 {
+    buckets_of(size) * BUCKET_ENTRIES as u32 * 7 / 8
 }
 
 impl Drop for Index {

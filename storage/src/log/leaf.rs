@@ -62,6 +62,12 @@ const BUCKETS: [u32; 32] = {
     buckets
 };
 
+/// Buckets of a leaf of a size class.
+#[inline(always)]
+pub(super) const fn buckets_of(size: u32) -> u32 {
+    BUCKETS[size as usize]
+}
+
 /// The size classes of full leaves. Groups grow alike, so if all full leaves were of one size, all would split at about the same
 /// time, and the index would be twice as large right after as right before; with four sizes it stays within a few
 /// percent of the mean.

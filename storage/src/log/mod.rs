@@ -11,12 +11,13 @@
 //! - a page whose epoch is over never changes, so it is written, dropped and read back without anybody waiting for it;
 //! - a segment is part of a checkpoint exactly while one of its rows still counts, tombstones among them.
 //!
-//! Read `page` (memory), `page_table`, `leaf` and `index` (from hash to row), `core` (what a change does), `table` (the typed
+//! Read `page` (memory), `chunked`, `page_table`, `leaf` and `index` (from hash to row), `core` (what a change does), `table` (the typed
 //! side), `snapshot`, `segments` (what of the files counts), `compaction`, `restore`, `expiry`, in this order.
 
 mod options;
 mod bits;
 mod page;
+mod chunked;
 mod page_table;
 mod leaf;
 mod index;
@@ -32,5 +33,6 @@ mod state_table;
 #[cfg(test)]
 mod tests;
 
+pub(crate) use cold::Follow;
 pub use options::LogOptions;
 pub use table::LogTable;

@@ -15,7 +15,7 @@
 
 use super::leaf::SLOTS_MAX;
 use crate::table::arena::Arena;
-use std::alloc::{Layout, alloc_zeroed, dealloc, handle_alloc_error};
+use std::alloc::{Layout, alloc, dealloc, handle_alloc_error};
 use std::ops::Range;
 use std::ptr::NonNull;
 
@@ -220,19 +220,54 @@ impl PageMemory {
 
     /// Gives `entry`, which has none, memory of `capacity` bytes, all zero.
     pub fn attach(&mut self, entry: &mut PageEntry, capacity: usize) {
+        let start = self.allocate(entry, capacity);
+        // SAFETY: the memory has this size.
+        unsafe { start.write_bytes(0, capacity) };
+        entry.start = Some(start);
+    }
+
+    /// Gives `entry`, which has none, memory of `capacity` bytes with rows of fixed length, whose keys and values come back to back;
+    /// what follows is zero. Writes each byte once: a restore writes gigabytes so.
+    ///
+    /// # Panics
+    /// When there are not as many keys as values, or the rows do not fit.
+    #[inline(always)]
+    pub fn attach_rows(
+        &mut self,
+        entry: &mut PageEntry,
+        capacity: usize,
+        (key, keys): (usize, &[u8]),
+        (value, values): (usize, &[u8]),
+    ) {
+        let used = keys.len() + values.len();
+        let rows = used / (key + value).max(1);
+        let whole = rows * key == keys.len() && rows * value == values.len();
+        assert!(whole && used <= capacity, "keys and values make rows that fit the page");
+        let start = self.allocate(entry, capacity);
+        // SAFETY: row `row` takes `key + value` bytes behind those before it, all within `capacity`; its key and value lie within
+        // their slices. The memory is new, so it overlaps neither. With the rest, all of it is written.
+        unsafe {
+            for row in 0..rows {
+                let to = start.as_ptr().add(row * (key + value));
+                keys.as_ptr().add(row * key).copy_to_nonoverlapping(to, key);
+                values.as_ptr().add(row * value).copy_to_nonoverlapping(to.add(key), value);
+            }
+            start.add(used).write_bytes(0, capacity - used);
+        }
+        entry.start = Some(start);
+    }
+
+    /// Memory of `capacity` bytes for `entry`, which has none: the caller writes all of it before it goes there.
+    fn allocate(&mut self, entry: &mut PageEntry, capacity: usize) -> NonNull<u8> {
         assert!(entry.start.is_none(), "a page has one memory");
         entry.capacity = u32::try_from(capacity).expect("a row is shorter than 4 GiB");
-        entry.start = Some(if capacity == PAGE_BYTES {
-            let start = self.full.take();
-            // SAFETY: the arena's blocks have this size.
-            unsafe { start.write_bytes(0, PAGE_BYTES) };
-            start
-        } else {
-            let layout = layout(capacity);
-            // SAFETY: a page has more than no bytes.
-            NonNull::new(unsafe { alloc_zeroed(layout) }).unwrap_or_else(|| handle_alloc_error(layout))
-        });
         self.bytes += capacity;
+        if capacity == PAGE_BYTES {
+            return self.full.take();
+        }
+        let layout = layout(capacity);
+        // SAFETY: a page has more than no bytes.
+        NonNull::new(unsafe { alloc(layout) }).unwrap_or_else(|| handle_alloc_error(layout))
     }
 
     /// Takes the memory of `entry` back, if it has any.

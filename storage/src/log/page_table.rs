@@ -11,6 +11,7 @@
 //! remembers the page's sequence.
 
 use super::bits::Bits;
+use super::chunked::Chunked;
 use super::leaf::PAGES_MAX;
 use super::page::{PAGE_BYTES, PageEntry, PageMemory, RowShape};
 use crate::table::prefetch_line;
@@ -31,32 +32,81 @@ pub(super) struct Place {
     pub offset: u64,
 }
 
-/// What is known of a page, in memory or not.
+/// What is known of a page, in memory or not: two lines, of which the first is all that a row needs that goes gone.
 #[derive(Debug)]
+#[repr(C, align(64))]
 pub(super) struct PageMeta {
-    /// Rises with each page that is created.
-    pub sequence: u64,
-    /// Index of its key group within the table.
-    pub group: u16,
-    /// Number of rows.
-    pub count: u32,
-    /// Rows that are not gone; tombstones among them.
-    pub live: u32,
-    /// Bytes of the rows, without their ends.
-    pub used: u32,
-    pub previous: u32,
-    pub next: u32,
-    /// Its block in a segment, if a completed checkpoint has it.
-    pub place: Option<Place>,
-    /// Rows that delete their key.
-    pub tombstones: Bits,
     /// Rows that are no longer the latest word of their key.
     pub gone: Bits,
+    /// Rows that delete their key.
+    pub tombstones: Bits,
+    /// Rows that are not gone; tombstones among them.
+    pub live: u32,
+    /// Number of rows.
+    pub count: u32,
+    /// Bytes of the rows, without their ends.
+    pub used: u32,
+    /// The segment of its place; `NONE` without one.
+    segment: u32,
+    /// Index of its key group within the table.
+    pub group: u16,
     /// Rows before which the key was absent. Means nothing once the page is sealed.
     pub fresh: Bits,
+    /// Rises with each page that is created.
+    pub sequence: u64,
+    pub previous: u32,
+    pub next: u32,
+    /// The rest of its place.
+    offset: u64,
+    index: u32,
+    bytes: u32,
 }
 
+const _: () = assert!(size_of::<PageMeta>() == 128 && std::mem::offset_of!(PageMeta, fresh) <= 56);
+
 impl PageMeta {
+    /// That of no page.
+    fn none() -> Self {
+        PageMeta {
+            gone: Bits::default(),
+            tombstones: Bits::default(),
+            live: 0,
+            count: 0,
+            used: 0,
+            segment: NONE,
+            group: 0,
+            fresh: Bits::default(),
+            sequence: 0,
+            previous: NONE,
+            next: NONE,
+            offset: 0,
+            index: 0,
+            bytes: 0,
+        }
+    }
+
+    /// Its block in a segment, if a completed checkpoint has it.
+    #[inline(always)]
+    pub fn place(&self) -> Option<Place> {
+        let PageMeta { segment, index, bytes, offset, .. } = *self;
+        (segment != NONE).then_some(Place { segment, index, bytes, offset })
+    }
+
+    /// The segment of its place.
+    #[inline(always)]
+    pub fn segment(&self) -> Option<u32> {
+        (self.segment != NONE).then_some(self.segment)
+    }
+
+    /// Gives it another place; the one before.
+    pub fn set_place(&mut self, place: Option<Place>) -> Option<Place> {
+        let before = self.place();
+        let none = Place { segment: NONE, index: 0, bytes: 0, offset: 0 };
+        Place { segment: self.segment, index: self.index, bytes: self.bytes, offset: self.offset } =
+            place.unwrap_or(none);
+        before
+    }
+
     /// Bytes of memory of the bits.
     #[cfg(test)]
     fn bits_bytes(&self) -> usize {
@@ -70,7 +120,7 @@ impl PageMeta {
 
     /// True while no completed checkpoint has the page.
     pub fn is_dirty(&self) -> bool {
-        self.place.is_none()
+        self.segment == NONE
     }
 }
 
@@ -89,8 +139,8 @@ pub(super) struct Group {
 
 pub(super) struct Pages {
     pub shape: RowShape,
-    entries: Vec<PageEntry>,
-    metas: Vec<PageMeta>,
+    entries: Chunked<PageEntry>,
+    metas: Chunked<PageMeta>,
     pub groups: Vec<Group>,
     free: Vec<u32>,
     memory: PageMemory,
@@ -106,8 +156,8 @@ impl Pages {
         let group = Group { head: NONE, tail: NONE, first_dirty: NONE, open: NONE };
         Pages {
             shape,
-            entries: Vec::new(),
-            metas: Vec::new(),
+            entries: Chunked::new(),
+            metas: Chunked::new(),
             groups: vec![group; groups],
             free: Vec::new(),
             memory: PageMemory::new(),
@@ -167,8 +217,8 @@ impl Pages {
 
     /// Bytes of memory of everything else.
     pub fn meta_bytes(&self) -> usize {
-        self.entries.capacity() * size_of::<PageEntry>()
-            + self.metas.capacity() * size_of::<PageMeta>()
+        self.entries.bytes()
+            + self.metas.bytes()
             + self.bits_bytes
             + self.groups.capacity() * size_of::<Group>()
             + self.free.capacity() * size_of::<u32>()
@@ -184,8 +234,7 @@ impl Pages {
     #[inline(always)]
     pub fn prefetch_meta(&self, page: u32) {
         if let Some(meta) = self.metas.get(page as usize) {
-            prefetch_line(std::ptr::from_ref(&meta.gone).cast());
-            prefetch_line(std::ptr::from_ref(&meta.live).cast());
+            prefetch_line(std::ptr::from_ref(meta).cast());
         }
     }
 
@@ -239,19 +288,9 @@ impl Pages {
     /// With a tebibyte of pages.
     pub fn create(&mut self, group: u16, epoch: u32, place: Option<Place>) -> u32 {
         let list = &mut self.groups[usize::from(group)];
-        let meta = PageMeta {
-            sequence: self.next_sequence,
-            group,
-            count: 0,
-            live: 0,
-            used: 0,
-            previous: list.tail,
-            next: NONE,
-            place,
-            tombstones: Bits::default(),
-            gone: Bits::default(),
-            fresh: Bits::default(),
-        };
+        let (sequence, previous) = (self.next_sequence, list.tail);
+        let mut meta = PageMeta { sequence, group, previous, ..PageMeta::none() };
+        meta.set_place(place);
         self.next_sequence += 1;
         let page = match self.free.pop() {
             Some(page) => {
@@ -262,8 +301,8 @@ impl Pages {
             None => {
                 let page = self.entries.len() as u32;
                 assert!(page < PAGES_MAX, "a table has at most {PAGES_MAX} pages");
-                self.entries.push(PageEntry::absent(epoch));
-                self.metas.push(meta);
+                self.entries.push(PageEntry::absent(epoch), || PageEntry::absent(0));
+                self.metas.push(meta, PageMeta::none);
                 page
             }
         };
@@ -307,6 +346,12 @@ impl Pages {
         self.memory.attach(&mut self.entries[page as usize], capacity);
     }
 
+    /// Gives a page without memory `capacity` bytes with rows; see [`PageMemory::attach_rows`].
+    #[inline(always)]
+    pub fn attach_rows(&mut self, page: u32, capacity: usize, keys: (usize, &[u8]), values: (usize, &[u8])) {
+        self.memory.attach_rows(&mut self.entries[page as usize], capacity, keys, values);
+    }
+
     /// Makes the memory of a page larger.
     pub fn grow(&mut self, page: u32, capacity: usize) {
         let meta = &self.metas[page as usize];
@@ -322,7 +367,7 @@ impl Pages {
         let (previous, next) = (meta.previous, meta.next);
         let list = &mut self.groups[usize::from(meta.group)];
         meta.sequence = 0;
-        meta.place = None;
+        meta.set_place(None);
         meta.live = 0;
         meta.count = 0;
         self.bits_bytes -= meta.clear_bits();
@@ -334,6 +379,9 @@ impl Pages {
         }
         if list.first_dirty == page {
             list.first_dirty = next;
+            while list.first_dirty != NONE && !self.metas[list.first_dirty as usize].is_dirty() {
+                list.first_dirty = self.metas[list.first_dirty as usize].next;
+            }
         }
         if list.open == page {
             list.open = NONE;
@@ -354,18 +402,17 @@ impl Pages {
         self.bits_bytes -= meta.clear_bits();
     }
 
-    /// Moves each group's border between clean and dirty pages to where it belongs after pages got a place.
-    pub fn update_first_dirty(&mut self) {
-        for list in &mut self.groups {
-            while list.first_dirty != NONE && !self.metas[list.first_dirty as usize].is_dirty() {
-                list.first_dirty = self.metas[list.first_dirty as usize].next;
-            }
+    /// Moves the border between clean and dirty pages of the group of `page` to where it belongs after that page got a place.
+    pub fn update_first_dirty(&mut self, page: u32) {
+        let list = &mut self.groups[usize::from(self.metas[page as usize].group)];
+        while list.first_dirty != NONE && !self.metas[list.first_dirty as usize].is_dirty() {
+            list.first_dirty = self.metas[list.first_dirty as usize].next;
         }
     }
 
     /// Makes all pages dirty.
     pub fn forget_places(&mut self) {
-        self.metas.iter_mut().for_each(|meta| meta.place = None);
+        self.metas.iter_mut().for_each(|meta| _ = meta.set_place(None));
         self.groups.iter_mut().for_each(|list| list.first_dirty = list.head);
     }
 
@@ -392,7 +439,7 @@ pub(super) fn memory_for(needed: usize) -> usize {
 
 impl Drop for Pages {
     fn drop(&mut self) {
-        for entry in &mut self.entries {
+        for entry in self.entries.iter_mut() {
             self.memory.detach(entry);
         }
     }

@@ -124,24 +124,11 @@ impl Pages {
         let shape = self.shape;
         if let (Some(key), Some(value), Some((keys, values))) = (shape.key, shape.value, rows.plain()) {
             let used = rows.len() * (key + value);
-            self.attach(page, memory_for(used));
-            let bytes = &mut self.rows_mut(page)[..used];
+            // Constants where they are common: then a key and a value are a load and a store each.
             match (key, value) {
-                (8, 8) => {
-                    let rows = bytes.as_chunks_mut::<16>().0.iter_mut();
-                    for ((row, key), value) in
-                        rows.zip(keys.as_chunks::<8>().0).zip(values.as_chunks::<8>().0)
-                    {
-                        row[..8].copy_from_slice(key);
-                        row[8..].copy_from_slice(value);
-                    }
-                }
-                _ => {
-                    for (slot, row) in bytes.chunks_exact_mut((key + value).max(1)).enumerate() {
-                        row[..key].copy_from_slice(&keys[slot * key..][..key]);
-                        row[key..].copy_from_slice(&values[slot * value..][..value]);
-                    }
-                }
+                (8, 8) => self.attach_rows(page, memory_for(used), (8, keys), (8, values)),
+                (8, _) => self.attach_rows(page, memory_for(used), (8, keys), (value, values)),
+                _ => self.attach_rows(page, memory_for(used), (key, keys), (value, values)),
             }
             self.meta_mut(page).used = used as u32;
             return;

@@ -168,9 +168,10 @@ impl Segments {
         self.latest = None;
     }
 
-    /// Paths of the segments with rows that still count.
-    pub fn needed(&self) -> Vec<Arc<str>> {
-        self.known().filter(|(_, segment)| segment.is_needed()).map(|(_, s)| Arc::clone(&s.path)).collect()
+    /// Paths of the segments with rows that still count, as far as is known: those in `besides` may have some, too.
+    pub fn needed(&self, besides: &[u32]) -> Vec<Arc<str>> {
+        let wanted = |number: &u32, segment: &Segment| segment.is_needed() || besides.contains(number);
+        self.known().filter(|(number, s)| wanted(number, s)).map(|(_, s)| Arc::clone(&s.path)).collect()
     }
 
     /// True when a segment that is, or may become, part of a checkpoint holds rows of `group` and comes before segment `before`;

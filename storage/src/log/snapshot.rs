@@ -7,7 +7,8 @@
 //! - a snapshot holds exactly the entries at its begin. A page that it has still to write stays until then, though none of its rows may
 //!   count any more; and for a base, which leaves out rows that were gone at the begin, a page's `gone` bits are
 //!   copied before the first of them changes;
-//! - the place of a clean page is in a segment of the last completed snapshot. Snapshots may complete in another order than they
+//! - the place of a clean page is in a segment of the last completed snapshot; pages learn of a completion a few at a time, all before
+//!   a later snapshot writes. Snapshots may complete in another order than they
 //!   began, so one that began on other places remembers those (`inherited`) once they are overridden;
 //! - a page that a failed snapshot wrote is as dirty as before.
 
@@ -17,11 +18,14 @@ use super::page_table::{NONE, Pages, Place};
 use crate::key_group::KeyGroup;
 use crate::segment::{BLOCK_BYTES_TARGET, BlockKind, Rows, SegmentBuilder};
 use crate::table::{GroupPlan, Written};
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 
 /// Blocks written for a page whose rows take this many bytes or less cost about as much as passing over so many rows.
 const ROWS_PER_BLOCK: usize = 256;
+
+/// Pages that one slice tells where they lie: about 20 µs of work.
+const SETTLED_PAGES: usize = 256;
 
 /// The snapshots of one table.
 #[derive(Default)]
@@ -29,6 +33,19 @@ pub(super) struct Snapshots {
     writing: Option<Box<Writing>>,
     /// Begun and neither completed nor aborted, rising by epoch; the last may still be written.
     pending: Vec<Pending>,
+    /// The last completed one, until all its pages know their places.
+    settling: Option<Settling>,
+    /// Pages that a slice of this tells; none means [`SETTLED_PAGES`].
+    #[cfg(test)]
+    pub settled_pages: Option<usize>,
+}
+
+/// A snapshot that completed, while its pages are told where they lie, a few at a time, in the order in which they were written. One
+/// that does not know yet is as dirty as it was before the completion; the next snapshot writes nothing before all know.
+struct Settling {
+    written: VecDeque<(u32, u64, Place)>,
+    /// Segments written for it; pinned.
+    segments: Vec<u32>,
 }
 
 /// The page of a group that is to be written next.
@@ -58,6 +75,8 @@ struct Writing {
     /// Rows of a base that do not fill a block yet.
     waiting: Rows,
     any_block: bool,
+    /// It began while no other was under way. So all completed ones are older, and it names their segments.
+    builds_on_all: bool,
     /// `gone` at the begin, of pages of bases where it has changed since.
     gone: HashMap<u32, Bits>,
     /// Pages without live rows that stay until they are written, with their sequences.
@@ -76,11 +95,13 @@ impl Writing {
 struct Pending {
     epoch: u64,
     /// Pages written for it, with their sequences.
-    written: Vec<(u32, u64, Place)>,
+    written: VecDeque<(u32, u64, Place)>,
     /// Where pages were that were clean at its begin and have another place now.
     inherited: HashMap<u32, (u64, Place)>,
     /// Segments written for it; pinned.
     segments: Vec<u32>,
+    /// It began while an earlier one was under way.
+    overlaps: bool,
 }
 
 impl Snapshots {
@@ -99,6 +120,11 @@ impl Snapshots {
         };
         writing.deferred.push((page, pages.meta(page).sequence));
         true
+    }
+
+    /// True while pages do not know yet that a completed snapshot has them: numbers of live rows of its segments mean nothing.
+    pub fn is_settling(&self) -> bool {
+        self.settling.is_some()
     }
 
     /// True when the running snapshot has still to write `page`, so that its memory must stay or be read back.
@@ -126,6 +152,10 @@ impl Log {
             "the earlier snapshot of state {name} is written or aborted"
         );
         assert_eq!(plan.len(), self.range.len(), "a plan for each key group");
+        let overlaps = !self.snapshots.pending.is_empty();
+        if overlaps {
+            self.settle(usize::MAX);
+        }
         let epoch = u64::from(self.epoch);
         // Open pages are those of the present epoch, so this seals them.
         self.epoch = self.epoch.checked_add(1).expect("fewer than u32::MAX snapshots in one run");
@@ -143,16 +173,24 @@ impl Log {
             group: 0,
             waiting: Rows::new(self.pages.shape.key, self.pages.shape.value),
             any_block: false,
+            builds_on_all: !overlaps,
             gone: HashMap::new(),
             deferred: Vec::new(),
         }));
-        let (written, inherited, segments) = (Vec::new(), HashMap::new(), Vec::new());
-        self.snapshots.pending.push(Pending { epoch, written, inherited, segments });
+        let (written, inherited, segments) = (VecDeque::new(), HashMap::new(), Vec::new());
+        self.snapshots.pending.push(Pending { epoch, written, inherited, segments, overlaps });
         epoch
     }
 
     /// See [`crate::table::StateTable::advance_snapshot`].
     pub fn advance_snapshot(&mut self, out: &mut SegmentBuilder, rows: usize) -> Written {
+        if self.snapshots.writing.is_some() {
+            if rows == usize::MAX {
+                self.settle(usize::MAX);
+            } else if self.settle_slice() {
+                return Written::More;
+            }
+        }
         let Some(mut writing) = self.snapshots.writing.take() else { return Written::Done };
         let start_bytes = out.bytes();
         let mut visited = 0;
@@ -174,6 +212,18 @@ impl Log {
             if visited >= rows.max(1) || out.bytes() - start_bytes >= BLOCK_BYTES_TARGET as u64 / 2 {
                 self.snapshots.writing = Some(writing);
                 return Written::More;
+            }
+            if writing.builds_on_all
+                && writing.plan[writing.group] == GroupPlan::Delta
+                && !self.pages.meta(next.page).is_dirty()
+            {
+                // It did not know yet, at the begin, that the snapshot before has it.
+                visited += ROWS_PER_BLOCK / 16;
+                writing.next[writing.group] = Next::at(&self.pages, self.pages.meta(next.page).next);
+                if self.pages.meta(next.page).live == 0 {
+                    self.emptied(next.page);
+                }
+                continue;
             }
             // A cold page is read back first.
             if !self.ask_in_order(next.page) {
@@ -215,7 +265,7 @@ impl Log {
             self.segments.pin(segment);
             pending.segments.push(segment);
         }
-        pending.written.push((page, sequence, place));
+        pending.written.push_back((page, sequence, place));
         writing.any_block = true;
     }
 
@@ -258,20 +308,51 @@ impl Log {
             self.snapshots.writing.as_ref().is_none_or(|writing| writing.epoch != epoch),
             "a snapshot completes after it is written"
         );
+        self.settle(usize::MAX);
         // Older ones can no longer be built upon.
         let mut done: Vec<Pending> = self.snapshots.pending.drain(..=at).collect();
         let completed = done.pop().expect("it was just found");
         for (page, (sequence, place)) in &completed.inherited {
             self.set_place(*page, *sequence, *place);
         }
-        for (page, sequence, place) in &completed.written {
-            self.set_place(*page, *sequence, *place);
+        completed.inherited.values().for_each(|(_, place)| self.segments.unpin(place.segment));
+        done.into_iter().for_each(|pending| self.forget(pending));
+        let Pending { written, segments, overlaps, .. } = completed;
+        self.snapshots.settling = Some(Settling { written, segments });
+        if overlaps {
+            // Pages may have places in files that this completion makes needless: those must not be read any more.
+            self.settle(usize::MAX);
+        } else {
+            // Small tables are done with this.
+            self.settle_slice();
         }
-        self.pages.update_first_dirty();
-        done.into_iter().chain([completed]).for_each(|pending| self.forget(pending));
-        self.segments.sweep();
-        self.close_files();
-        self.compaction.wake();
+    }
+
+    /// A slice of telling pages where the last completed snapshot has them. True when there is more to do.
+    pub fn settle_slice(&mut self) -> bool {
+        #[cfg(test)]
+        let pages = self.snapshots.settled_pages.unwrap_or(SETTLED_PAGES);
+        #[cfg(not(test))]
+        let pages = SETTLED_PAGES;
+        self.settle(pages);
+        self.snapshots.settling.is_some()
+    }
+
+    /// Tells `pages` pages where the last completed snapshot has them.
+    fn settle(&mut self, pages: usize) {
+        let Some(mut settling) = self.snapshots.settling.take() else { return };
+        for _ in 0..pages {
+            if let Some((page, sequence, place)) = settling.written.pop_front() {
+                self.set_place(page, sequence, place);
+            } else {
+                settling.segments.iter().for_each(|segment| self.segments.unpin(*segment));
+                self.segments.sweep();
+                self.close_files();
+                self.compaction.wake();
+                return;
+            }
+        }
+        self.snapshots.settling = Some(settling);
     }
 
     /// A completed snapshot has `page` at `place`.
@@ -280,8 +361,9 @@ impl Log {
             return;
         }
         let meta = self.pages.meta_mut(page);
-        let before = meta.place.replace(place);
+        let before = meta.set_place(Some(place));
         let live = meta.live;
+        self.pages.update_first_dirty(page);
         self.page_is_clean(page);
         self.segments.place(place.segment, live);
         let Some(before) = before else { return };
@@ -318,12 +400,14 @@ impl Log {
 
     /// See [`crate::table::StateTable::segments_needed`].
     pub fn segments_needed(&self) -> Vec<Arc<str>> {
-        self.segments.needed()
+        let settling = self.snapshots.settling.as_ref().map_or(&[][..], |settling| &settling.segments);
+        self.segments.needed(settling)
     }
 
     /// See [`crate::table::StateTable::detach`].
     pub fn detach(&mut self) {
         assert!(self.snapshots.pending.is_empty(), "a table is detached before its first snapshot");
+        self.settle(usize::MAX);
         self.keep_places();
         self.pages.forget_places();
         self.segments.clear();

@@ -47,6 +47,10 @@ impl<K: Key, V: Data> StateTable for LogTable<K, V> {
         Migration::of::<K, V>(stored)
     }
 
+    fn expect_rows(&mut self, group: KeyGroup, rows: u64) {
+        self.log.index.reserve(group, rows);
+    }
+
     fn restore_rows(&mut self, group: KeyGroup, rows: &Rows) -> Result<(), DecodeError> {
         self.log.restore_rows(group, rows)
     }
@@ -65,8 +69,9 @@ impl<K: Key, V: Data> StateTable for LogTable<K, V> {
 
     fn maintain(&mut self, rows: usize) -> Result<bool, StoreError> {
         self.log.tend_memory()?;
+        let settling = self.log.settle_slice();
         let expiring = self.log.remove_expired(Self::SHAPE, rows);
-        Ok(self.log.compact(rows) || expiring)
+        Ok(self.log.compact(rows) || expiring || settling)
     }
 
     fn ready(&mut self) -> Result<bool, StoreError> {

@@ -3,7 +3,7 @@
 //! Rows are compared by their encoded keys, so a probe decodes nothing. A value is decoded to a local copy, changed by the
 //! user's code, and encoded again: a panic in between leaves the entry as it was.
 
-use super::cold::Cold;
+use super::cold::{Cold, Follow};
 use super::core::{Codec, Hit, Log};
 use super::options::LogOptions;
 use super::page::RowShape;
@@ -96,6 +96,11 @@ impl<K: Key, V: Data> LogTable<K, V> {
             hashes.for_each(|hash| index.candidates(hash, |page, slot| pages.prefetch_gone(page, slot)));
         }
         count
+    }
+
+    /// Rows name others of the table: see [`KeyedTable::set_follow`](crate::table::KeyedTable::set_follow).
+    pub(crate) fn set_follow(&mut self, follow: Follow) {
+        self.log.set_follow(follow);
     }
 
     /// Calls `use_key` with the encoded key.

@@ -44,6 +44,7 @@ fn ops(keys: u32, count: usize) -> impl Strategy<Value = Vec<Op>> {
 
 fn run<K: Sample, V: Sample>(groups: u16, ops: Vec<Op>) {
     let mut job = Job::<K, V>::new(groups);
+    job.table.log.snapshots.settled_pages = Some(3);
     for op in ops {
         match op {
             Op::Put(key, value) => job.put(K::sample(key), V::sample(value)),
@@ -294,6 +295,48 @@ fn a_panic_in_change_leaves_the_entry_as_it_was() {
     assert_eq!(table.get(hash, &key), Some(vec![7]));
 }
 
+proptest! {
+    #[test]
+    fn prop_room_made_before_a_restore_changes_nothing_but_the_growth(
+        keys in 0..30_000u64, expected in prop::collection::vec(0..40_000u64, 4), twice: bool,
+    ) {
+        let groups = KeyGroups::new(8);
+        let mut table = LogTable::<u64, u64>::new("state", groups, 2..6, LogOptions::default());
+        for (group, rows) in (2..6).zip(&expected) {
+            table.expect_rows(group, *rows);
+        }
+        prop_assert!(table.is_empty());
+        let held: Vec<u64> = (0..keys).filter(|key| (2..6).contains(&groups.group_of(key.key_hash()))).collect();
+        for (n, key) in held.iter().enumerate() {
+            if twice && n == held.len() / 2 {
+                // Too late: there are entries.
+                (2..6).for_each(|group| table.expect_rows(group, 100_000));
+            }
+            table.insert(key.key_hash(), key, key + 1);
+        }
+        prop_assert_eq!(table.len(), held.len());
+        for key in 0..keys.max(100) {
+            if (2..6).contains(&groups.group_of(key.key_hash())) {
+                prop_assert_eq!(table.get(key.key_hash(), &key), (key < keys).then_some(key + 1));
+            }
+        }
+        table.log.check_invariants();
+    }
+}
+
+#[test]
+fn room_for_the_expected_rows_is_made_at_once_and_lasts() {
+    for rows in [1_000, 40_000, 300_000u64] {
+        let mut table = LogTable::<u64, u64>::new("state", KeyGroups::new(1), 0..1, LogOptions::default());
+        table.expect_rows(0, rows);
+        let before = table.log.index.bytes();
+        (0..rows).for_each(|key| table.insert(key.key_hash(), &key, key));
+        let after = table.log.index.bytes();
+        assert!(after <= before + before / 8, "{before} bytes for {rows} rows have become {after}");
+        assert!(before <= 64 + rows as usize * 24, "{before} bytes for {rows} rows");
+    }
+}
+
 #[test]
 fn rows_of_other_types_or_groups_are_refused() {
     let mut table = LogTable::<u64, u64>::new("state", KeyGroups::new(4), 0..4, LogOptions::default());
@@ -409,4 +452,19 @@ fn a_key_restored_as_a_loose_row_and_then_removed_leaves_a_tombstone_while_its_s
 /// A key that lies in `group`.
 fn key_of_group(groups: KeyGroups, group: u16) -> u64 {
     (0..).find(|key: &u64| groups.group_of(key.key_hash()) == group).expect("every group has keys")
+}
+
+#[test]
+fn a_snapshot_that_begins_while_pages_learn_of_the_last_one_writes_none_of_them_again() {
+    let mut job = Job::<u64, u64>::new(4);
+    (0..40_000).for_each(|key| job.put(key, key));
+    job.table.log.snapshots.settled_pages = Some(1);
+    job.checkpoint();
+    assert!(job.table.log.snapshots.is_settling());
+    (0..10).for_each(|key| job.put(key, key + 1));
+    let written = job.files.values().map(|(_, bytes)| bytes.len()).sum::<usize>();
+    job.checkpoint();
+    let both = job.files.values().map(|(_, bytes)| bytes.len()).sum::<usize>();
+    assert!(both - written < written / 20, "{} bytes after {written}", both - written);
+    job.table.log.check_invariants();
 }

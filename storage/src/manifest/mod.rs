@@ -41,6 +41,8 @@ pub struct Manifest {
     pub origin: Option<Origin>,
     /// State by operator.
     pub operators: Vec<OperatorState>,
+    /// The edges that `channels` belong to.
+    pub edges: Vec<EdgeState>,
     /// In-flight data by channel, only channels that had any.
     pub channels: Vec<ChannelState>,
 }
@@ -150,7 +152,9 @@ pub struct SegmentRef {
 pub struct Committable {
     /// The checkpoint it was prepared for.
     pub checkpoint: CheckpointId,
-    /// The subtask that prepared it.
+    /// The original subtask: the one that began it, and under whose name the outside world knows it. Not always the one whose
+    /// state lists it. A restore at parallelism `p` gives it to subtask `subtask % p`, which also clears away what no
+    /// checkpoint lists of that original subtask.
     pub subtask: u32,
     /// The attempt that prepared it.
     pub attempt: AttemptId,
@@ -158,15 +162,34 @@ pub struct Committable {
     pub bytes: Vec<u8>,
 }
 
+/// What a restore must know of an edge to route its in-flight data anew.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct EdgeState {
+    /// Its name, stable for a job graph.
+    pub name: String,
+    /// Structure of its records.
+    pub record: Schema,
+    /// Structure of the key that it spread records by, if it did so by key.
+    pub key: Option<Schema>,
+    /// Number of producing subtasks when the checkpoint was taken.
+    pub producers: u32,
+    /// Number of consuming subtasks then.
+    pub consumers: u32,
+}
+
 /// In-flight data of one channel, in order.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct ChannelState {
-    /// The edge, stable for a job graph.
+    /// Name of the edge.
     pub edge: String,
     /// Producing subtask.
     pub producer: u32,
     /// Consuming subtask.
     pub consumer: u32,
+    /// How many restores these data came after, counted over those whose data had not all been processed. At all channels of
+    /// an edge a restore replays lower generations first: at another parallelism, later records of a key may lie in another
+    /// channel than those before.
+    pub generation: u32,
     /// Whether the consumer captured it or the producer still held it. A restore replays captures first.
     pub origin: ChannelOrigin,
     /// Number of records.

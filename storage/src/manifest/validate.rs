@@ -5,8 +5,8 @@
 //! below the job's directory and numbers within bounds before anybody acts on them.
 
 use super::{
-    ChannelState, KeyedStateMeta, Manifest, ManifestKind, OperatorState, Origin, Payload, SegmentRef,
-    SubtaskState,
+    ChannelState, EdgeState, KeyedStateMeta, Manifest, ManifestKind, OperatorState, Origin, Payload,
+    SegmentRef, SubtaskState,
 };
 use crate::codec::Schema;
 use std::collections::{BTreeMap, BTreeSet};
@@ -65,8 +65,16 @@ pub fn validate(manifest: &Manifest) -> Result<(), Violation> {
             check_file(&mut lengths, &segment.path, segment.bytes)?;
         }
     }
+    let mut edges = BTreeMap::new();
+    for edge in &manifest.edges {
+        let name = &edge.name;
+        require(edges.insert(name.as_str(), edge).is_none(), "each edge once", || {
+            format!("edge {} twice", short(name))
+        })?;
+        check_edge(edge)?;
+    }
     for channel in &manifest.channels {
-        check_channel(channel, &mut lengths)?;
+        check_channel(channel, &edges, &mut lengths)?;
     }
     Ok(())
 }
@@ -109,12 +117,29 @@ fn check_operator(operator: &OperatorState, groups: u32) -> Result<(), Violation
     Ok(())
 }
 
+fn check_edge(edge: &EdgeState) -> Result<(), Violation> {
+    let EdgeState { name, record, key, producers, consumers } = edge;
+    for parallelism in [producers, consumers] {
+        require((1..=PARALLELISM_MAX).contains(parallelism), "a parallelism from 1 to the maximum", || {
+            format!("parallelism {parallelism} at an end of edge {}", short(name))
+        })?;
+    }
+    check_schema(record, name)?;
+    key.as_ref().map_or(Ok(()), |key| check_schema(key, name))
+}
+
 fn check_channel<'m>(
     channel: &'m ChannelState,
+    edges: &BTreeMap<&'m str, &'m EdgeState>,
     lengths: &mut BTreeMap<&'m str, u64>,
 ) -> Result<(), Violation> {
-    check_subtask(channel.producer)?;
-    check_subtask(channel.consumer)?;
+    let ChannelState { edge, producer, consumer, .. } = channel;
+    let ends = edges.get(edge.as_str()).map(|edge| (edge.producers, edge.consumers));
+    require(
+        ends.is_some_and(|(producers, consumers)| *producer < producers && *consumer < consumers),
+        "a channel of an edge that is described",
+        || format!("the channel from {producer} to {consumer} of edge {}, with {ends:?}", short(edge)),
+    )?;
     let Payload::File { path, offset, bytes, file_bytes, .. } = &channel.data else { return Ok(()) };
     let fits = offset.checked_add(*bytes).is_some_and(|end| end <= *file_bytes);
     require(fits, "a payload within its file", || {

@@ -8,6 +8,7 @@ use super::format::{
 };
 use super::rows::Rows;
 use crate::ids::{AttemptId, CheckpointId};
+use crate::io::DIRECT_BYTES;
 use crate::key_group::{KeyGroup, KeyGroups};
 use crate::manifest::KeyedStateMeta;
 use std::ops::Range;
@@ -16,6 +17,9 @@ use zstd::bulk::Compressor;
 
 /// Rows are cut into blocks of about this many bytes, so that one block compresses within tens of microseconds.
 pub(crate) const BLOCK_BYTES_TARGET: usize = 16 << 10;
+
+/// Room for blocks until they are taken, where there are several.
+const OUT_BYTES: usize = 288 << 10;
 
 /// Rows shorter than this are not worth a call of zstd.
 const COMPRESS_BYTES_MIN: usize = 256;
@@ -107,6 +111,16 @@ impl SegmentBuilder {
         }
     }
 
+    /// Gives it a compressor of its level that has done its work elsewhere: making one takes longer than all else that begins a file.
+    pub(crate) fn reuse(&mut self, compressor: Option<Compressor<'static>>) {
+        self.compressor = compressor;
+    }
+
+    /// The compressor, if there is one, once all blocks are built.
+    pub(crate) fn compressor(&mut self) -> Option<Compressor<'static>> {
+        self.compressor.take()
+    }
+
     /// Begins the next file of the same task and checkpoint, `path`, after the one before is finished and taken whole. Its
     /// rows count where both hold rows of one key.
     ///
@@ -192,6 +206,10 @@ impl SegmentBuilder {
         header.raw_bytes = u32::try_from(self.raw.len()).expect("a block holds at most one row of 2 GiB");
         let offset = self.taken_bytes + self.out.len() as u64;
         let start = self.out.len();
+        if start > OUT_BYTES / 8 {
+            // Once, instead of by doubling: that would move what there is, and touch as much memory again.
+            self.out.reserve(OUT_BYTES.saturating_sub(start));
+        }
         let stored_at = start + BLOCK_HEADER_BYTES;
         self.out.resize(stored_at, 0);
         if self.zstd_level != 0 && self.raw.len() >= COMPRESS_BYTES_MIN {
@@ -238,10 +256,14 @@ impl SegmentBuilder {
         self.out.extend_from_slice(&trailer.encode());
     }
 
-    /// Takes the bytes built since the last call, to be written behind those.
+    /// Takes the bytes built since the last call, to be written behind those. Until the file is finished, so many that what was
+    /// taken is a multiple of [`DIRECT_BYTES`], as direct I/O wants it; the rest waits for the next call.
     pub fn take(&mut self) -> Vec<u8> {
-        self.taken_bytes += self.out.len() as u64;
-        std::mem::take(&mut self.out)
+        let waits = if self.finished { 0 } else { self.out.len() % DIRECT_BYTES };
+        let rest = self.out.split_off(self.out.len() - waits);
+        let taken = std::mem::replace(&mut self.out, rest);
+        self.taken_bytes += taken.len() as u64;
+        taken
     }
 
     /// Number of bytes that wait to be taken.

@@ -41,10 +41,12 @@ use crate::segment::SegmentBuilder;
 use crate::table::{GroupPlan, StateTable};
 use chain::Chain;
 pub use restore::verify;
+pub(crate) use segment_file::SegmentFile;
 use std::ops::Range;
 use std::path::Path;
 use std::sync::Arc;
 use writing::Writing;
+use zstd::bulk::Compressor;
 
 /// Bytes of rows in a file unless set otherwise. Files are what is deleted as a whole, so several are better than a large
 /// one; but each costs a sync.
@@ -93,6 +95,8 @@ pub struct KeyedSnapshots {
     file_bytes: u64,
     /// What the last completed checkpoint consists of.
     chain: Chain,
+    /// That of the snapshot before, to be used again.
+    compressor: Option<Compressor<'static>>,
     /// Snapshots neither completed nor aborted, in the order of their begin.
     pending: Vec<Writing>,
 }
@@ -109,6 +113,7 @@ impl KeyedSnapshots {
             restore_threads: RESTORE_THREADS,
             file_bytes: FILE_BYTES,
             chain: Chain::default(),
+            compressor: None,
             pending: Vec::new(),
         }
     }
@@ -195,7 +200,7 @@ impl KeyedSnapshots {
             })
             .collect();
         let key_groups = if tables.count() > 0 { tables.table(0).key_groups() } else { KeyGroups::new(1) };
-        let builder = SegmentBuilder::new(
+        let mut builder = SegmentBuilder::new(
             path,
             checkpoint,
             attempt,
@@ -204,6 +209,7 @@ impl KeyedSnapshots {
             &metas,
             self.zstd_level,
         );
+        builder.reuse(self.compressor.take());
         let names = metas.into_iter().map(|meta| meta.name).collect();
         let groups = self.groups.clone();
         let writing = Writing::new(
@@ -226,7 +232,11 @@ impl KeyedSnapshots {
         let Some(pending) = self.pending.iter_mut().find(|pending| pending.checkpoint == checkpoint) else {
             return Step::Done;
         };
-        pending.advance(tables, rows)
+        let step = pending.advance(tables, rows);
+        if step == Step::Done {
+            self.compressor = pending.compressor().or_else(|| self.compressor.take());
+        }
+        step
     }
 
     /// The segments that hold the snapshot of `checkpoint`, oldest first: those it builds on and its own.

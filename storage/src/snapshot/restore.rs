@@ -119,6 +119,9 @@ impl Stored<'_> {
             .iter()
             .map(|segment| uses_of(segment, &bases, &wanted, tables))
             .collect::<Result<Vec<_>, _>>()?;
+        for ((table, group), rows) in expected_rows(&found, &bases) {
+            tables.table(usize::from(table)).expect_rows(group, rows);
+        }
         self.read(&found, &uses, &bases, tables)?;
         (0..tables.count()).for_each(|i| tables.table(i).restored());
         Ok(chain_of(&found, &uses, &bases, tables))
@@ -249,6 +252,26 @@ impl Found<'_> {
         let expected = format!("rows of state {state:?}, key group {}", block.group);
         StoreError::corrupt(self.index.path(), block.offset, expected, error.to_string())
     }
+}
+
+/// How many keys each table and group holds at least: as many as one checkpoint wrote.
+fn expected_rows(found: &[Found<'_>], bases: &Bases) -> HashMap<(u16, KeyGroup), u64> {
+    let mut most = HashMap::new();
+    for files in found.chunk_by(|a, b| a.sequence() == b.sequence()) {
+        let mut of_checkpoint = HashMap::new();
+        for segment in files {
+            for (table, block) in segment.counted() {
+                if segment.is_needed(bases, table, block.group) {
+                    *of_checkpoint.entry((table, block.group)).or_insert(0) += u64::from(block.rows);
+                }
+            }
+        }
+        for (place, rows) in of_checkpoint {
+            let known = most.entry(place).or_insert(0);
+            *known = rows.max(*known);
+        }
+    }
+    most
 }
 
 fn used<'a>(uses: &'a [Option<Use>], block: &BlockEntry) -> &'a Use {

@@ -12,7 +12,7 @@ use std::ops::Range;
 use std::path::{Component, Path, PathBuf};
 
 /// A segment file, open for reading: mapped where the disk offers that, since a restore runs on a thread of its own.
-pub(super) struct SegmentFile {
+pub(crate) struct SegmentFile {
     path: PathBuf,
     bytes: u64,
     content: Content,

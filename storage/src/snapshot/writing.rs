@@ -17,6 +17,7 @@ use crate::table::Written;
 use std::collections::VecDeque;
 use std::ops::Range;
 use std::sync::Arc;
+use zstd::bulk::Compressor;
 
 /// Bytes are handed out once there are this many, or at the end of a file.
 const CHUNK_BYTES: usize = 256 << 10;
@@ -80,6 +81,11 @@ impl Writing {
     /// True when nothing is left to be handed out.
     pub fn is_written(&self) -> bool {
         self.serialised && self.out.is_empty()
+    }
+
+    /// The compressor, once everything is serialised.
+    pub fn compressor(&mut self) -> Option<Compressor<'static>> {
+        self.builder.compressor()
     }
 
     /// Serialises all that is left, then and there.

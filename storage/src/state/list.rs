@@ -1,7 +1,7 @@
 //! [`ListStates`]: a list of elements per key, each with a time to live of its own where the state has one.
 
 use super::list_table::{ListRow, ListTable};
-use super::ttl::{Kept, Ttl, TtlClock, WithTtl};
+use super::ttl::{Kept, Ttl, WithTtl};
 use crate::codec::{Data, Key};
 use crate::key_group::{KeyGroup, KeyGroups};
 use crate::table::{Backend, StateTable};
@@ -26,7 +26,7 @@ impl<Q: Key, E: Data> ListStates<Q, E> {
         groups: KeyGroups,
         range: Range<KeyGroup>,
     ) -> Self {
-        ListStates { kept: Kept::Forever(ListTable::new(backend, name, groups, range)) }
+        ListStates { kept: Kept::forever(backend, name, groups, range) }
     }
 
     /// As [`ListStates::new`], with elements that expire.
@@ -37,19 +37,14 @@ impl<Q: Key, E: Data> ListStates<Q, E> {
         range: Range<KeyGroup>,
         ttl: Ttl,
     ) -> Self {
-        let mut lists = ListTable::new(backend, name, groups, range);
-        let clock = TtlClock::new(ttl, &mut lists.rows, expired);
-        ListStates { kept: Kept::ForTime(lists, clock) }
+        ListStates { kept: Kept::for_time(backend, name, groups, range, ttl, expired) }
     }
 
-    /// See [`KeyedTable::announce`](crate::table::KeyedTable::announce): for the keys' small lists, and the heads of
-    /// others.
+    /// See [`KeyedTable::announce`](crate::table::KeyedTable::announce): for the keys' small lists, the heads of others, and
+    /// sixteen chunks of each, the last among them.
     #[inline]
     pub fn announce(&mut self, hashes: impl ExactSizeIterator<Item = u64> + Clone) -> usize {
-        match &mut self.kept {
-            Kept::Forever(lists) => lists.rows.announce(hashes),
-            Kept::ForTime(lists, _) => lists.rows.announce(hashes),
-        }
+        self.kept.announce(hashes)
     }
 
     /// Appends `element` to the list of `key`.
@@ -149,16 +144,11 @@ impl<Q: Key, E: Data> ListStates<Q, E> {
 
     /// Tells a state with time to live what time it is, before a full snapshot or upkeep; others ignore it.
     pub fn advance_time(&mut self, now_ms: u64) {
-        if let Kept::ForTime(lists, clock) = &mut self.kept {
-            clock.tick(now_ms, &mut lists.rows);
-        }
+        self.kept.advance_time(now_ms);
     }
 
     /// The table, for snapshots, restores and upkeep.
     pub fn table(&mut self) -> &mut dyn StateTable {
-        match &mut self.kept {
-            Kept::Forever(lists) => lists.rows.untyped(),
-            Kept::ForTime(lists, _) => lists.rows.untyped(),
-        }
+        self.kept.table()
     }
 }

@@ -5,8 +5,9 @@
 //! - a chunk that is missing has no elements: with a time to live, a table may drop rows whose elements have all expired;
 //! - what lies in chunks that no head counts is never read: a chunk is written anew when it is opened.
 
-use super::row::{Row, Touch};
+use super::row::{FOLLOWED_MAX, Row, Touch, spread_of};
 use super::scoped::Scoped;
+use super::ttl::HasRows;
 use crate::codec::{Data, Key};
 use crate::key_group::{KeyGroup, KeyGroups};
 use crate::table::{Backend, KeyedTable};
@@ -35,9 +36,31 @@ pub(super) struct ListTable<Q: Key, E: Data> {
     groups: KeyGroups,
 }
 
+/// The chunks that whoever uses a list will most likely want: the last, to which it appends, and those from the first on.
+fn follow<Q: Key>(hash: u64, groups: KeyGroups, head: &[u8], further: &mut Vec<u64>) {
+    if let Some(ListSpread { first, last, .. }) = spread_of(head) {
+        let chunks = std::iter::once(last).chain(first..last).take(FOLLOWED_MAX);
+        further.extend(chunks.map(|chunk| Scoped::<Q, u32>::hash_within(hash, &chunk, groups)));
+    }
+}
+
 /// The row of `chunk` of the list of `key`.
 fn row_key<Q: Key>(key: &Q, chunk: u32) -> Scoped<Q, u32> {
     Scoped::new(key.clone(), chunk)
+}
+
+impl<Q: Key, E: Data> HasRows for ListTable<Q, E> {
+    type Key = Scoped<Q, u32>;
+    type Row = ListRow<E>;
+
+    fn create(backend: &Backend, name: String, groups: KeyGroups, range: Range<KeyGroup>) -> Self {
+        Self::new(backend, name, groups, range)
+    }
+
+    #[inline(always)]
+    fn rows(&mut self) -> &mut KeyedTable<Scoped<Q, u32>, ListRow<E>> {
+        &mut self.rows
+    }
 }
 
 impl<Q: Key, E: Data> ListTable<Q, E> {
@@ -47,7 +70,9 @@ impl<Q: Key, E: Data> ListTable<Q, E> {
         groups: KeyGroups,
         range: Range<KeyGroup>,
     ) -> Self {
-        ListTable { rows: KeyedTable::new(backend, name, groups, range), groups }
+        let mut rows = KeyedTable::new(backend, name, groups, range);
+        rows.set_follow(follow::<Q>);
+        ListTable { rows, groups }
     }
 
     fn hash_of(&self, hash: u64, chunk: u32) -> u64 {

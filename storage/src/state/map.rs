@@ -2,7 +2,7 @@
 //! state has one.
 
 use super::map_table::{MapRow, MapTable};
-use super::ttl::{Kept, Ttl, TtlClock, WithTtl};
+use super::ttl::{Kept, Ttl, WithTtl};
 use crate::codec::{Data, Key};
 use crate::key_group::{KeyGroup, KeyGroups};
 use crate::table::{Backend, StateTable};
@@ -30,7 +30,7 @@ impl<Q: Key, U: Key, V: Data> MapStates<Q, U, V> {
         groups: KeyGroups,
         range: Range<KeyGroup>,
     ) -> Self {
-        MapStates { kept: Kept::Forever(MapTable::new(backend, name, groups, range)) }
+        MapStates { kept: Kept::forever(backend, name, groups, range) }
     }
 
     /// As [`MapStates::new`], with entries that expire.
@@ -41,19 +41,14 @@ impl<Q: Key, U: Key, V: Data> MapStates<Q, U, V> {
         range: Range<KeyGroup>,
         ttl: Ttl,
     ) -> Self {
-        let mut maps = MapTable::new(backend, name, groups, range);
-        let clock = TtlClock::new(ttl, &mut maps.rows, expired);
-        MapStates { kept: Kept::ForTime(maps, clock) }
+        MapStates { kept: Kept::for_time(backend, name, groups, range, ttl, expired) }
     }
 
-    /// See [`KeyedTable::announce`](crate::table::KeyedTable::announce): for the keys' small maps, and the heads of
-    /// others.
+    /// See [`KeyedTable::announce`](crate::table::KeyedTable::announce): for the keys' small maps, the heads of others, and
+    /// the chunks of those that have at most sixteen.
     #[inline]
     pub fn announce(&mut self, hashes: impl ExactSizeIterator<Item = u64> + Clone) -> usize {
-        match &mut self.kept {
-            Kept::Forever(maps) => maps.rows.announce(hashes),
-            Kept::ForTime(maps, _) => maps.rows.announce(hashes),
-        }
+        self.kept.announce(hashes)
     }
 
     /// The value of `user_key` in the map of `key`.
@@ -196,16 +191,11 @@ impl<Q: Key, U: Key, V: Data> MapStates<Q, U, V> {
 
     /// Tells a state with time to live what time it is, before a full snapshot or upkeep; others ignore it.
     pub fn advance_time(&mut self, now_ms: u64) {
-        if let Kept::ForTime(maps, clock) = &mut self.kept {
-            clock.tick(now_ms, &mut maps.rows);
-        }
+        self.kept.advance_time(now_ms);
     }
 
     /// The table, for snapshots, restores and upkeep.
     pub fn table(&mut self) -> &mut dyn StateTable {
-        match &mut self.kept {
-            Kept::Forever(maps) => maps.rows.untyped(),
-            Kept::ForTime(maps, _) => maps.rows.untyped(),
-        }
+        self.kept.table()
     }
 }

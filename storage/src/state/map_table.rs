@@ -9,8 +9,9 @@
 //!   head then counts more than there are, until the next look at the whole map;
 //! - what lies in chunks that no head counts is never read: a chunk is written anew when it is opened.
 
-use super::row::{CHUNK_BYTES, Row, Touch, fields_of};
+use super::row::{CHUNK_BYTES, FOLLOWED_MAX, Row, Touch, fields_of, spread_of};
 use super::scoped::Scoped;
+use super::ttl::HasRows;
 use crate::codec::{Data, DecodeError, Field, Key, Reader, Schema};
 use crate::key_group::{KeyGroup, KeyGroups};
 use crate::table::{Backend, KeyedTable};
@@ -136,8 +137,31 @@ impl<Q> Place<Q> {
     }
 }
 
+/// All chunks of a map of few. Of many, each use but an iteration wants one or two, and nobody knows which.
+fn follow<Q: Key>(hash: u64, groups: KeyGroups, head: &[u8], further: &mut Vec<u64>) {
+    if let Some(MapSpread { chunks, .. }) = spread_of(head)
+        && chunks as usize <= FOLLOWED_MAX
+    {
+        further.extend((1..=chunks).map(|chunk| Scoped::<Q, u32>::hash_within(hash, &chunk, groups)));
+    }
+}
+
 fn find<U: Key, V: Data>(row: &MapRow<U, V>, user_key: &U) -> Option<usize> {
     row.items().iter().position(|entry| entry.user_key == *user_key)
+}
+
+impl<Q: Key, U: Key, V: Data> HasRows for MapTable<Q, U, V> {
+    type Key = Scoped<Q, u32>;
+    type Row = MapRow<U, V>;
+
+    fn create(backend: &Backend, name: String, groups: KeyGroups, range: Range<KeyGroup>) -> Self {
+        Self::new(backend, name, groups, range)
+    }
+
+    #[inline(always)]
+    fn rows(&mut self) -> &mut KeyedTable<Scoped<Q, u32>, MapRow<U, V>> {
+        &mut self.rows
+    }
 }
 
 impl<Q: Key, U: Key, V: Data> MapTable<Q, U, V> {
@@ -147,7 +171,9 @@ impl<Q: Key, U: Key, V: Data> MapTable<Q, U, V> {
         groups: KeyGroups,
         range: Range<KeyGroup>,
     ) -> Self {
-        MapTable { rows: KeyedTable::new(backend, name, groups, range), groups }
+        let mut rows = KeyedTable::new(backend, name, groups, range);
+        rows.set_follow(follow::<Q>);
+        MapTable { rows, groups }
     }
 
     fn hash_of(&self, hash: u64, chunk: u32) -> u64 {

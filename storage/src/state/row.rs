@@ -12,6 +12,14 @@ use crate::codec::{Data, DecodeError, Field, Reader, Schema};
 /// Items of about this many bytes make a full row.
 pub(super) const CHUNK_BYTES: usize = 1 << 10;
 
+/// Most chunks that are announced together with their head: an iteration over more waits for the disk.
+pub(super) const FOLLOWED_MAX: usize = 16;
+
+/// Finds the head of a collection in chunks in what may be its encoded row; in false ones it finds anything.
+pub(super) fn spread_of<H: Data>(mut value: &[u8]) -> Option<H> {
+    Option::<H>::decode(&mut value).ok().flatten()
+}
+
 /// When a collection is touched, and what that changes of its items.
 pub(super) type Touch<'a, E> = (u64, &'a dyn Fn(&mut E));
 

@@ -1,11 +1,15 @@
 //! Claims about what collections write, which only the crate itself can see.
 
+use super::list::ListStates;
 use super::list_table::ListTable;
+use super::map::MapStates;
 use super::map_table::MapTable;
 use super::row::CHUNK_BYTES;
 use crate::codec::Data;
+use crate::io::{DiskHandle, SimDisk};
 use crate::key_group::KeyGroups;
-use crate::table::Backend;
+use crate::log::LogOptions;
+use crate::table::{Backend, StateTable};
 
 fn groups() -> KeyGroups {
     KeyGroups::new(8)
@@ -121,4 +125,127 @@ fn values_that_grow_split_chunks_and_values_that_shrink_merge_them() {
     assert_eq!(maps.len(hash(), &KEY), 100);
     maps.clear(hash(), &KEY);
     assert!(maps.rows.is_empty());
+}
+
+/// A log whose pages have this much memory, on a simulated disk.
+fn log_of(memory_bytes: usize) -> Backend {
+    let disk = DiskHandle::new(SimDisk::new());
+    disk.create_dir_all("/job/shared").expect("the disk is empty");
+    Backend::Log(LogOptions {
+        disk: Some(disk),
+        job_dir: Some("/job".into()),
+        scratch: Some("/job/shared/scratch-a1-0-0".into()),
+        memory_bytes: Some(memory_bytes),
+    })
+}
+
+/// Announces `keys` in pieces as an operator does, and calls `each` with the hash of one and the key once what it needs is there.
+fn announced<T>(
+    state: &mut T,
+    keys: &[u64],
+    announce: impl Fn(&mut T, std::vec::IntoIter<u64>) -> usize,
+    table: impl Fn(&mut T) -> &mut dyn StateTable,
+    mut each: impl FnMut(&mut T, u64, u64),
+) {
+    let mut left = keys;
+    while !left.is_empty() {
+        let hashes: Vec<u64> = left.iter().map(|key| key.group_hash(groups())).collect();
+        let fits = announce(state, hashes.clone().into_iter());
+        while !table(state).ready().expect("the disk is sound") {}
+        for (key, hash) in left.iter().zip(hashes).take(fits) {
+            each(state, hash, *key);
+        }
+        left = &left[fits..];
+        table(state).maintain(100).expect("the disk is sound");
+    }
+}
+
+/// Numbers below `count`, each once, in no order.
+fn shuffled(count: u64, seed: u64) -> Vec<u64> {
+    let mut keys: Vec<u64> = (0..count).collect();
+    keys.sort_by_key(|key| (key ^ seed).key_hash());
+    keys
+}
+
+#[test]
+fn lists_larger_than_memory_are_appended_to_and_read_without_waiting_for_a_chunk() {
+    const KEYS: u64 = 300;
+    let mut lists = ListStates::<u64, u64>::new(&log_of(1 << 20), "lists", groups(), 0..8);
+    // In rounds, so that the chunks of a list lie far apart.
+    for round in 0..12 {
+        announced(
+            &mut lists,
+            &shuffled(KEYS, round),
+            ListStates::announce,
+            ListStates::table,
+            |lists, hash, key| {
+                lists.add_all(0, hash, &key, (0..100).map(|i| key * 10_000 + round * 100 + i));
+            },
+        );
+    }
+    let filled = lists.table().stats();
+    assert!(filled.keys > KEYS * 9, "the lists lie in chunks: {filled:?}");
+    announced(
+        &mut lists,
+        &shuffled(KEYS, 99),
+        ListStates::announce,
+        ListStates::table,
+        |lists, hash, key| {
+            let expected: Vec<u64> = (0..1_200).map(|i| key * 10_000 + i).collect();
+            assert_eq!(lists.get(0, hash, &key), expected);
+        },
+    );
+    let stats = lists.table().stats();
+    assert!(stats.page_reads > filled.page_reads + KEYS, "chunks came from the disk: {stats:?}");
+    assert_eq!(stats.page_reads_blocking, 0, "and nobody waited for one: {filled:?}, {stats:?}");
+}
+
+#[test]
+fn maps_larger_than_memory_are_changed_and_read_without_waiting_for_a_chunk() {
+    const KEYS: u64 = 300;
+    let mut maps = MapStates::<u64, u64, String>::new(&log_of(1 << 20), "maps", groups(), 0..8);
+    let value = |key: u64, user_key: u64| format!("{key} {user_key} {}", "x".repeat(50));
+    for round in 0..8 {
+        announced(
+            &mut maps,
+            &shuffled(KEYS, round),
+            MapStates::announce,
+            MapStates::table,
+            |maps, hash, key| {
+                for user_key in round * 10..round * 10 + 10 {
+                    maps.put(0, hash, &key, &user_key, value(key, user_key));
+                }
+            },
+        );
+    }
+    let filled = maps.table().stats();
+    assert!(filled.keys > KEYS * 6, "the maps lie in chunks: {filled:?}");
+    announced(&mut maps, &shuffled(KEYS, 99), MapStates::announce, MapStates::table, |maps, hash, key| {
+        assert_eq!(maps.get(0, hash, &key, &(key % 80)), Some(value(key, key % 80)));
+        assert_eq!(maps.keys(0, hash, &key).len(), 80);
+        assert!(maps.remove(hash, &key, &7));
+    });
+    let stats = maps.table().stats();
+    assert!(stats.page_reads > filled.page_reads + KEYS, "chunks came from the disk: {stats:?}");
+    assert_eq!(stats.page_reads_blocking, 0, "and nobody waited for one: {filled:?}, {stats:?}");
+}
+
+#[test]
+fn a_collection_that_does_not_fit_half_of_the_memory_is_read_all_the_same() {
+    let mut lists = ListStates::<u64, u64>::new(&log_of(64 << 10), "lists", groups(), 0..8);
+    for round in 0..40u64 {
+        announced(
+            &mut lists,
+            &shuffled(20, round),
+            ListStates::announce,
+            ListStates::table,
+            |lists, hash, key| {
+                lists.add_all(0, hash, &key, (0..100).map(|i| round * 100 + i));
+            },
+        );
+    }
+    announced(&mut lists, &shuffled(20, 99), ListStates::announce, ListStates::table, |lists, hash, key| {
+        assert_eq!(lists.get(0, hash, &key), (0..4_000).collect::<Vec<u64>>());
+    });
+    assert!(lists.table().stats().page_reads_blocking > 0, "the rest was read as it was used");
 }

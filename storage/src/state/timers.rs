@@ -209,6 +209,10 @@ impl<K: Key, N: Key> StateTable for TimerQueue<K, N> {
         self.rows.migration(stored)
     }
 
+    fn expect_rows(&mut self, group: KeyGroup, rows: u64) {
+        self.rows.expect_rows(group, rows);
+    }
+
     fn restore_rows(&mut self, group: KeyGroup, rows: &Rows) -> Result<(), DecodeError> {
         self.restored = true;
         self.rows.restore_rows(group, rows)

@@ -11,7 +11,9 @@
 
 use super::row::fields_of;
 use crate::codec::{Data, DecodeError, Field, Key, Reader, Schema};
-use crate::table::KeyedTable;
+use crate::key_group::{KeyGroup, KeyGroups};
+use crate::table::{Backend, KeyedTable, StateTable};
+use std::ops::Range;
 
 /// What renews the time to live.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -118,10 +120,85 @@ impl<T: Data> Data for WithTtl<T> {
     }
 }
 
+/// What keeps its entries in the rows of one table.
+pub(super) trait HasRows {
+    type Key: Key;
+    type Row: Data;
+
+    /// The empty state `name` of the keys of the groups in `range`.
+    fn create(backend: &Backend, name: String, groups: KeyGroups, range: Range<KeyGroup>) -> Self;
+
+    fn rows(&mut self) -> &mut KeyedTable<Self::Key, Self::Row>;
+}
+
+impl<Q: Key, V: Data> HasRows for KeyedTable<Q, V> {
+    type Key = Q;
+    type Row = V;
+
+    fn create(backend: &Backend, name: String, groups: KeyGroups, range: Range<KeyGroup>) -> Self {
+        KeyedTable::new(backend, name, groups, range)
+    }
+
+    #[inline(always)]
+    fn rows(&mut self) -> &mut KeyedTable<Q, V> {
+        self
+    }
+}
+
 /// A state without and one with time to live, whose stored types differ.
 pub(super) enum Kept<P, T> {
     Forever(P),
     ForTime(T, TtlClock),
+}
+
+impl<P: HasRows, T: HasRows> Kept<P, T> {
+    /// Without time to live.
+    pub fn forever(
+        backend: &Backend,
+        name: impl Into<String>,
+        groups: KeyGroups,
+        range: Range<KeyGroup>,
+    ) -> Self {
+        Kept::Forever(P::create(backend, name.into(), groups, range))
+    }
+
+    /// With time to live; for `expired` see [`TtlClock::new`].
+    pub fn for_time(
+        backend: &Backend,
+        name: impl Into<String>,
+        groups: KeyGroups,
+        range: Range<KeyGroup>,
+        ttl: Ttl,
+        expired: fn(&T::Row, u64) -> bool,
+    ) -> Self {
+        let mut state = T::create(backend, name.into(), groups, range);
+        let clock = TtlClock::new(ttl, state.rows(), expired);
+        Kept::ForTime(state, clock)
+    }
+
+    /// See [`KeyedTable::announce`].
+    #[inline]
+    pub fn announce(&mut self, hashes: impl ExactSizeIterator<Item = u64> + Clone) -> usize {
+        match self {
+            Kept::Forever(state) => state.rows().announce(hashes),
+            Kept::ForTime(state, _) => state.rows().announce(hashes),
+        }
+    }
+
+    /// Tells a state with time to live what time it is.
+    pub fn advance_time(&mut self, now_ms: u64) {
+        if let Kept::ForTime(state, clock) = self {
+            clock.tick(now_ms, state.rows());
+        }
+    }
+
+    /// The table, for snapshots, restores and upkeep.
+    pub fn table(&mut self) -> &mut dyn StateTable {
+        match self {
+            Kept::Forever(state) => state.rows().untyped(),
+            Kept::ForTime(state, _) => state.rows().untyped(),
+        }
+    }
 }
 
 /// The time to live of a state, and the latest time it has seen.

@@ -1,6 +1,6 @@
 //! [`ValueStates`]: one value per key.
 
-use super::ttl::{Kept, Ttl, TtlClock, WithTtl};
+use super::ttl::{Kept, Ttl, WithTtl};
 use crate::codec::{Data, Key};
 use crate::key_group::{KeyGroup, KeyGroups};
 use crate::table::{Backend, KeyedTable, StateTable};
@@ -22,6 +22,11 @@ pub struct ValueStates<Q: Key, V: Data> {
     kept: Kept<KeyedTable<Q, V>, KeyedTable<Q, WithTtl<V>>>,
 }
 
+/// True when a value was last accessed at most at `until_ms`.
+fn expired<V>(value: &WithTtl<V>, until_ms: u64) -> bool {
+    value.last_access_ms <= until_ms
+}
+
 impl<Q: Key, V: Data> ValueStates<Q, V> {
     /// The empty state `name` of the keys of the groups in `range`.
     pub fn new(
@@ -30,7 +35,7 @@ impl<Q: Key, V: Data> ValueStates<Q, V> {
         groups: KeyGroups,
         range: Range<KeyGroup>,
     ) -> Self {
-        ValueStates { kept: Kept::Forever(KeyedTable::new(backend, name, groups, range)) }
+        ValueStates { kept: Kept::forever(backend, name, groups, range) }
     }
 
     /// As [`ValueStates::new`], with values that expire.
@@ -41,18 +46,13 @@ impl<Q: Key, V: Data> ValueStates<Q, V> {
         range: Range<KeyGroup>,
         ttl: Ttl,
     ) -> Self {
-        let mut rows = KeyedTable::new(backend, name, groups, range);
-        let clock = TtlClock::new(ttl, &mut rows, |value: &WithTtl<V>, until| value.last_access_ms <= until);
-        ValueStates { kept: Kept::ForTime(rows, clock) }
+        ValueStates { kept: Kept::for_time(backend, name, groups, range, ttl, expired) }
     }
 
     /// See [`KeyedTable::announce`].
     #[inline]
     pub fn announce(&mut self, hashes: impl ExactSizeIterator<Item = u64> + Clone) -> usize {
-        match &mut self.kept {
-            Kept::Forever(rows) => rows.announce(hashes),
-            Kept::ForTime(rows, _) => rows.announce(hashes),
-        }
+        self.kept.announce(hashes)
     }
 
     /// The value of `key`.
@@ -141,16 +141,11 @@ impl<Q: Key, V: Data> ValueStates<Q, V> {
 
     /// Tells a state with time to live what time it is, before a full snapshot or upkeep; others ignore it.
     pub fn advance_time(&mut self, now_ms: u64) {
-        if let Kept::ForTime(rows, clock) = &mut self.kept {
-            clock.tick(now_ms, rows);
-        }
+        self.kept.advance_time(now_ms);
     }
 
     /// The table, for snapshots, restores and upkeep.
     pub fn table(&mut self) -> &mut dyn StateTable {
-        match &mut self.kept {
-            Kept::Forever(rows) => rows.untyped(),
-            Kept::ForTime(rows, _) => rows.untyped(),
-        }
+        self.kept.table()
     }
 }

@@ -318,6 +318,7 @@ impl<T: Tables> Store<T> {
                 keyed: self.metas.clone(),
                 subtasks: vec![SubtaskState { segments, ..SubtaskState::default() }],
             }],
+            edges: Vec::new(),
             channels: Vec::new(),
         }
     }

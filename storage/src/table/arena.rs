@@ -1,24 +1,27 @@
-//! Memory for the buckets of one table that have the full size, carved from large regions.
+//! Memory for the blocks of one table that have the full size, carved from larger regions.
 //!
-//! A table of millions of entries is visited in random order: with buckets in pages of 4 KiB, most visits also miss the
-//! processor's address translation. So a large table's arena asks for regions of 2 MiB and recommends them for huge pages
-//! (`madvise(MADV_HUGEPAGE)`; where the system refuses, only speed is lost). Regions grow with the table, so that at most
-//! about a ninth of its memory waits to be used.
+//! A table of millions of entries is visited in random order: with blocks in pages of 4 KiB, most visits also miss the
+//! processor's address translation. So a large table's arena takes its memory in huge pages, which a thread makes ready
+//! ([`super::regions`]). A small table's regions grow with it, so that at most about a ninth of its memory waits to be used.
 //!
-//! Always true: every block handed out has the layout given at the start, lies in exactly one region, and belongs to one
-//! holder until it is given back; no region outlives the last block, and about an eighth of the memory at most waits in empty ones.
+//! Always true: every block handed out has the layout given at the start, lies in exactly one region, and belongs to
+//! one holder until it is given back; no region outlives the last block, and about an eighth of the memory at most waits in empty ones.
 
 #![expect(unsafe_code, reason = "hands out raw memory")]
 
+use super::regions::{self, REGION_BYTES};
 use std::alloc::{Layout, alloc, dealloc, handle_alloc_error};
 use std::collections::{BTreeMap, BTreeSet};
 use std::ptr::NonNull;
 
-/// A huge page of x86-64 and of common arm64 kernels, in bytes.
-const HUGE_PAGE_BYTES: usize = 2 << 20;
-
-/// A region has this share of the blocks that the arena holds already, but never more than a huge page holds.
+/// A region has this share of the blocks that the arena holds already.
 const GROWTH: usize = 8;
+
+/// Most bytes of a region that is no huge page: as many as are had and given back within some ten microseconds.
+const SMALL_BYTES: usize = 256 << 10;
+
+/// One block in so many may lie in a small region because no huge page was ready: rather than wait for one.
+const MAKESHIFT: usize = 4;
 
 /// Hands out blocks of one layout.
 pub(crate) struct Arena {
@@ -29,21 +32,41 @@ pub(crate) struct Arena {
     roomy: BTreeSet<usize>,
     /// Blocks of all regions.
     blocks: usize,
+    /// Blocks of regions that are no huge pages.
+    small_blocks: usize,
     used: usize,
 }
 
 struct Region {
-    start: NonNull<u8>,
-    layout: Layout,
+    memory: Memory,
     blocks: usize,
     /// Blocks that were never handed out follow this many that were.
     begun: usize,
     free: Vec<NonNull<u8>>,
 }
 
+/// Who owns a region's memory, and so takes it back.
+enum Memory {
+    Huge(regions::Region),
+    Own(NonNull<u8>, Layout),
+}
+
+impl Memory {
+    fn start(&self) -> NonNull<u8> {
+        match self {
+            Memory::Huge(region) => region.start(),
+            Memory::Own(start, _) => *start,
+        }
+    }
+}
+
 impl Region {
     fn used(&self) -> usize {
         self.begun - self.free.len()
+    }
+
+    fn is_huge(&self) -> bool {
+        matches!(self.memory, Memory::Huge(_))
     }
 }
 
@@ -51,7 +74,7 @@ impl Arena {
     /// An arena of blocks with this layout, without any memory yet.
     pub fn new(block: Layout) -> Self {
         let (regions, roomy) = (BTreeMap::new(), BTreeSet::new());
-        Arena { block: block.pad_to_align(), regions, roomy, blocks: 0, used: 0 }
+        Arena { block: block.pad_to_align(), regions, roomy, blocks: 0, small_blocks: 0, used: 0 }
     }
 
     /// A block, uninitialised.
@@ -64,7 +87,7 @@ impl Arena {
         let block = region.free.pop().unwrap_or_else(|| {
             region.begun += 1;
             // SAFETY: the region holds `blocks` blocks, of which this is number `begun - 1`.
-            unsafe { region.start.add((region.begun - 1) * self.block.size()) }
+            unsafe { region.memory.start().add((region.begun - 1) * self.block.size()) }
         });
         if region.used() == region.blocks {
             self.roomy.remove(&start);
@@ -89,8 +112,8 @@ impl Arena {
         }
     }
 
-    /// An empty region stays while there is little spare, as memory that the system takes and gives again has to be cleared;
-    /// otherwise frees the one at `start`, and all other empty ones if that is not enough.
+    /// An empty region stays while there is little spare; otherwise frees the one at `start`, and if that is not enough one more: each of
+    /// those that stayed empty before comes to be freed in its turn. All go with the last block.
     #[cold]
     fn free_spare(&mut self, start: usize) {
         let own = self.regions.get(&start).map_or(0, |region| region.blocks);
@@ -98,20 +121,34 @@ impl Arena {
         if self.blocks - self.used > allowed {
             self.free_region(start);
         }
-        if self.blocks - self.used > allowed {
-            let empty = self.regions.iter().filter(|(_, region)| region.used() == 0).map(|(start, _)| *start);
-            empty.collect::<Vec<_>>().into_iter().for_each(|start| self.free_region(start));
+        let mut most = if self.used == 0 { usize::MAX } else { 1 };
+        while self.blocks - self.used > allowed && most > 0 {
+            let empty = self.regions.iter().find(|(_, region)| region.used() == 0).map(|(start, _)| *start);
+            let Some(start) = empty else { return };
+            self.free_region(start);
+            most -= 1;
         }
     }
 
     /// Frees a region without used blocks.
     fn free_region(&mut self, start: usize) {
-        self.roomy.remove(&start);
-        if let Some(region) = self.regions.remove(&start) {
-            self.blocks -= region.blocks;
+        let Some(region) = self.regions.remove(&start) else { return };
+        let (blocks, huge) = (region.blocks, region.is_huge());
+        match region.memory {
+            Memory::Huge(memory) => {
+                if let Some(memory) = regions::give_back(memory) {
+                    // Its owner was busy; it stays here, empty.
+                    let memory = Memory::Huge(memory);
+                    self.regions.insert(start, Region { memory, ..region });
+                    return;
+                }
+            }
             // SAFETY: allocated with this layout, once, and none of its blocks is in use.
-            unsafe { dealloc(region.start.as_ptr(), region.layout) };
+            Memory::Own(memory, layout) => unsafe { dealloc(memory.as_ptr(), layout) },
         }
+        self.roomy.remove(&start);
+        self.blocks -= blocks;
+        self.small_blocks -= if huge { 0 } else { blocks };
     }
 
     /// Bytes that are allocated and not in use.
@@ -122,40 +159,49 @@ impl Arena {
     /// Adds a region and returns its address.
     #[cold]
     fn grow(&mut self) -> usize {
-        let blocks_max = (HUGE_PAGE_BYTES / self.block.size()).max(1);
-        let blocks = (self.blocks / GROWTH).clamp(1, blocks_max);
-        let bytes = blocks * self.block.size();
-        let huge = blocks == blocks_max;
-        // The tail of a huge page that holds no whole block is left unused.
-        let (bytes, align) = if huge {
-            (bytes.next_multiple_of(HUGE_PAGE_BYTES), HUGE_PAGE_BYTES)
+        let huge_blocks = REGION_BYTES / self.block.size();
+        let (memory, blocks) = if huge_blocks > 0 && self.blocks / GROWTH >= huge_blocks {
+            match regions::take() {
+                Some(region) => (Memory::Huge(region), huge_blocks),
+                None if self.small_blocks < self.blocks / MAKESHIFT => self.small(),
+                None => (Memory::Huge(regions::take_or_create()), huge_blocks),
+            }
         } else {
-            (bytes, self.block.align())
+            self.small()
         };
-        let layout = Layout::from_size_align(bytes, align).expect("a region fits the address space");
-        // SAFETY: a block, and so a region, is larger than nothing.
-        let Some(start) = NonNull::new(unsafe { alloc(layout) }) else { handle_alloc_error(layout) };
-        #[cfg(target_os = "linux")]
-        if huge {
-            // A system without huge pages runs on small ones.
-            // SAFETY: the range is ours and page-aligned; the advice changes no content.
-            let _ = unsafe {
-                rustix::mm::madvise(start.as_ptr().cast(), bytes, rustix::mm::Advice::LinuxHugepage)
-            };
-        }
-        let address = start.addr().get();
-        self.regions.insert(address, Region { start, layout, blocks, begun: 0, free: Vec::new() });
+        let address = memory.start().addr().get();
+        let region = Region { memory, blocks, begun: 0, free: Vec::new() };
+        self.small_blocks += if region.is_huge() { 0 } else { blocks };
+        self.regions.insert(address, region);
         self.roomy.insert(address);
         self.blocks += blocks;
         address
+    }
+
+    /// The memory of a small region, and how many blocks it holds.
+    fn small(&self) -> (Memory, usize) {
+        let blocks = (self.blocks / GROWTH).min(SMALL_BYTES / self.block.size()).max(1);
+        let layout = Layout::from_size_align(blocks * self.block.size(), self.block.align());
+        let layout = layout.expect("a region fits the address space");
+        // SAFETY: a block, and so a region, is larger than nothing.
+        let start = NonNull::new(unsafe { alloc(layout) });
+        (Memory::Own(start.unwrap_or_else(|| handle_alloc_error(layout)), layout), blocks)
     }
 }
 
 impl Drop for Arena {
     fn drop(&mut self) {
-        for region in self.regions.values() {
-            // SAFETY: allocated with this layout, once; whoever holds blocks must not outlive the arena.
-            unsafe { dealloc(region.start.as_ptr(), region.layout) };
+        for region in std::mem::take(&mut self.regions).into_values() {
+            match region.memory {
+                // SAFETY: allocated with this layout, once; whoever holds blocks must not outlive the arena.
+                Memory::Own(memory, layout) => unsafe { dealloc(memory.as_ptr(), layout) },
+                Memory::Huge(mut memory) => {
+                    while let Some(still) = regions::give_back(memory) {
+                        memory = still;
+                        std::thread::yield_now();
+                    }
+                }
+            }
         }
     }
 }

@@ -5,7 +5,7 @@ use super::state_table::StateTable;
 use super::value_table::ValueTable;
 use crate::codec::{Data, Key};
 use crate::key_group::{KeyGroup, KeyGroups};
-use crate::log::{LogOptions, LogTable};
+use crate::log::{Follow, LogOptions, LogTable};
 use std::ops::Range;
 
 /// Which kind of table holds keyed state, with all that it needs.
@@ -144,6 +144,14 @@ impl<K: Key, V: Data> KeyedTable<K, V> {
         match self {
             KeyedTable::HashMap(table) => table.expire_until(time_ms),
             KeyedTable::Log(table) => table.expire_until(time_ms),
+        }
+    }
+
+    /// Rows of the table name others, of which `follow` tells the hashes: with such a row those are announced too, as far as memory
+    /// allows; what does not fit is read when it is used. For tables whose rows may leave memory.
+    pub(crate) fn set_follow(&mut self, follow: Follow) {
+        if let KeyedTable::Log(table) = self {
+            table.set_follow(follow);
         }
     }
 

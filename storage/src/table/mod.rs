@@ -12,6 +12,7 @@
 //!
 //! Read `epochs` (what a stamp means), `bucket` (memory), `value_table` (entries), `scan` (snapshots), `expiry` (rows that may go), in this order.
 
+mod regions;
 pub(crate) mod arena;
 mod bucket;
 mod epochs;

@@ -356,6 +356,10 @@ impl<K: Key, V: Data> StateTable for ValueTable<K, V> {
         Migration::of::<K, V>(stored)
     }
 
+    fn expect_rows(&mut self, group: KeyGroup, rows: u64) {
+        self.reserve(group, rows);
+    }
+
     fn restore_rows(&mut self, group: KeyGroup, rows: &Rows) -> Result<(), DecodeError> {
         fn whole<T: Data>(mut bytes: &[u8]) -> Result<T, DecodeError> {
             let value = T::decode(&mut bytes)?;

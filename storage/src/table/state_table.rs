@@ -103,6 +103,12 @@ pub trait StateTable: Send {
     /// where they cannot. Keys never migrate, as their bytes decide their key group.
     fn migration(&self, stored: &Schema) -> Option<Migration>;
 
+    /// About `rows` keys of `group` are about to be restored, to a table that is still empty: makes room for them at once, instead of
+    /// growing step by step. A hint, which changes nothing else.
+    fn expect_rows(&mut self, group: KeyGroup, rows: u64) {
+        let _ = (group, rows);
+    }
+
     /// Applies rows of a completed checkpoint, oldest first; to a table that has taken no snapshot yet. Rows are encoded
     /// as the table's types are today. Rows of groups that the table does not hold must not be among them.
     ///

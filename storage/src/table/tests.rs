@@ -55,6 +55,47 @@ fn entries_survive_growth_splits_and_doubling_of_the_directory() {
     }
 }
 
+proptest! {
+    #[test]
+    fn prop_room_made_before_a_restore_changes_nothing_but_the_growth(
+        keys in 0..30_000u64, expected in prop::collection::vec(0..40_000u64, 4), twice: bool,
+    ) {
+        let groups = KeyGroups::new(8);
+        let mut table = ValueTable::<u64, u64>::new("state", groups, 2..6);
+        for (group, rows) in (2..6).zip(&expected) {
+            table.expect_rows(group, *rows);
+        }
+        prop_assert!(table.is_empty());
+        let held: Vec<u64> = (0..keys).filter(|key| (2..6).contains(&groups.group_of(key.key_hash()))).collect();
+        for (n, key) in held.iter().enumerate() {
+            if twice && n == held.len() / 2 {
+                // Too late where there are entries.
+                (2..6).for_each(|group| table.expect_rows(group, 100_000));
+            }
+            assert_eq!(table.insert(key.key_hash(), key, key + 1), None);
+        }
+        prop_assert_eq!(content(&table), held.iter().map(|key| (*key, key + 1)).collect());
+        checkpoint(&mut table);
+        for key in &held {
+            prop_assert_eq!(table.remove(key.key_hash(), key), Some(key + 1));
+        }
+        prop_assert!(table.is_empty());
+    }
+}
+
+#[test]
+fn room_for_the_expected_rows_is_made_at_once_and_lasts() {
+    for rows in [1_000, 40_000, 300_000u64] {
+        let mut table = table::<u64, u64>(1);
+        table.expect_rows(0, rows);
+        let before = table.memory_bytes();
+        (0..rows).for_each(|key| _ = table.update(key.key_hash(), &key, || key, |_| {}));
+        let after = table.memory_bytes();
+        assert!(after <= before + before / 4, "{before} bytes for {rows} rows have become {after}");
+        assert!(before <= rows as usize * 60, "{before} bytes for {rows} rows");
+    }
+}
+
 #[test]
 fn keys_of_one_hash_are_told_apart() {
     /// A key with the worst of hash functions.

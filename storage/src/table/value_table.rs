@@ -384,12 +384,50 @@ impl<K: Key, V: Data> ValueTable<K, V> {
         position & !(self.positions_of(bucket) - 1)
     }
 
+    /// Gives `group`, which has no entries yet, buckets for `rows` of them: the same as growing step by step, without moving entries.
+    /// Does nothing where there are entries, or a snapshot is being written.
+    pub(super) fn reserve(&mut self, group: KeyGroup, rows: u64) {
+        let largest = Bucket::<K, V>::LOG2_MAX;
+        let first = |table: &Self| (usize::from(group) << table.depth).wrapping_sub(table.first_position);
+        let is_vacant = |bucket: &Bucket<K, V>| *bucket == self.vacant;
+        let all = self.directory.get(first(self)..).and_then(|rest| rest.get(..1 << self.depth));
+        if rows == 0 || self.scan.is_some() || !all.is_some_and(|all| all.iter().all(is_vacant)) {
+            return;
+        }
+        // Hashes spread entries unevenly: a bucket that is meant to be full would split at once.
+        let fits =
+            |log2: u32, buckets: u64| rows <= buckets * limit_of(1 << log2, log2 == largest) as u64 * 15 / 16;
+        let (log2, depth) = match (LOG2_FIRST.min(largest)..=largest).find(|log2| fits(*log2, 1)) {
+            Some(log2) => (log2, 0),
+            None => match (1..DEPTH_MAX).find(|depth| fits(largest, 1 << depth)) {
+                Some(depth) => (largest, depth),
+                None => return,
+            },
+        };
+        while self.depth < depth {
+            self.deepen();
+        }
+        let (start, positions) = (first(self), 1 << (self.depth - depth));
+        for bucket in self.directory[start..][..1 << self.depth].chunks_exact_mut(positions) {
+            let new = Bucket::allocate(&mut self.arena, log2, depth, 0);
+            self.buckets += 1;
+            self.bucket_bytes += new.memory_bytes();
+            bucket.fill(new);
+        }
+    }
+
     /// Doubles the directory, unless that would be out of proportion to the number of buckets: then hash bits
     /// do not tell the keys of a bucket apart.
     fn double_directory(&mut self) -> bool {
         if self.depth == DEPTH_MAX || self.directory.len() > 16 * self.buckets + 4096 {
             return false;
         }
+        self.deepen();
+        true
+    }
+
+    /// Doubles the directory.
+    fn deepen(&mut self) {
         self.directory = self.directory.iter().flat_map(|bucket| [*bucket; 2]).collect();
         self.depth += 1;
         self.shift -= 1;
@@ -400,7 +438,6 @@ impl<K: Key, V: Data> ValueTable<K, V> {
         if let Some(expiry) = &mut self.expiry {
             expiry.next *= 2;
         }
-        true
     }
 
     /// Hashes of the keys of a bucket's filled slots, in the order of slots. The user's code runs here, before
@@ -517,8 +554,12 @@ fn is_live(stamp: Stamp) -> bool {
 /// Most filled slots of a bucket: seven eighths of a large one, for the sake of memory, and half of a small one, where
 /// long probes would cost more than the memory is worth.
 fn limit<K, V>(bucket: Bucket<K, V>) -> usize {
-    let capacity = bucket.capacity();
-    if bucket.log2() < Bucket::<K, V>::LOG2_MAX { capacity / 2 } else { capacity - capacity.div_ceil(8) }
+    limit_of(bucket.capacity(), bucket.log2() >= Bucket::<K, V>::LOG2_MAX)
+}
+
+/// [`limit`] of a bucket of this capacity, which is the largest that the table makes on its own, or not.
+fn limit_of(capacity: usize, is_largest: bool) -> usize {
+    if is_largest { capacity - capacity.div_ceil(8) } else { capacity / 2 }
 }
 
 impl<K: Key, V: Data> Drop for ValueTable<K, V> {

@@ -11,6 +11,7 @@
 mod control;
 mod operators;
 mod record;
+pub mod rescale;
 mod run;
 mod sink;
 mod source;

@@ -212,6 +212,7 @@ impl Deploy for FakeDeploy {
         Ok(Deployment {
             tasks: (0..2).map(|i| (i, TaskId(i as u32), Box::new(IdleTask) as Box<dyn Task>)).collect(),
             operators: vec![DeployedOperator { uid: "op".into(), parallelism: 2 }],
+            edges: Vec::new(),
             restored_records: if restore.is_some() { 5 } else { 0 },
         })
     }
@@ -406,6 +407,7 @@ fn a_start_from_a_savepoint_counts_once_the_tasks_could_be_made_and_only_then() 
         kind: ManifestKind::Savepoint,
         origin: None,
         operators: Vec::new(),
+        edges: Vec::new(),
         channels: Vec::new(),
     };
     let found = FoundSnapshot { manifest, dir: "/savepoint".into(), root: "/savepoint".into() };
@@ -556,7 +558,7 @@ fn a_panic_of_the_control_thread_releases_those_who_wait() {
             _reports: Arc<dyn ReportSink>,
         ) -> Result<Deployment, DeployError> {
             let tasks = vec![(9, TaskId(0), Box::new(IdleTask) as Box<dyn Task>)];
-            Ok(Deployment { tasks, operators: Vec::new(), restored_records: 0 })
+            Ok(Deployment { tasks, operators: Vec::new(), edges: Vec::new(), restored_records: 0 })
         }
     }
     let mut world = World::new(0);

@@ -14,8 +14,10 @@ use crate::graph::RoundRobin;
 use crate::metrics::TaskMetrics;
 use crate::operator::{BindContext, Edge, Link, OperatorRestore, Output, OutputPort};
 use crate::ring::doorbell::{Doorbell, Wake};
-use crate::ring::{Announcement, BarrierMode, BatchPool, ChannelSpec, Mark, Receiver, Sender, channel};
-use std::collections::{HashMap, VecDeque};
+use crate::ring::{
+    Announcement, BarrierMode, BatchPool, ChannelSpec, Mark, Receiver, Restored, Sender, channel,
+};
+use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use thalweg_storage::io::{DiskHandle, Notify, SimDisk};
@@ -63,7 +65,7 @@ fn a_channel<T>(sizes: Sizes) -> (Sender<T>, Receiver<T>) {
         consumer: Doorbell::new(Nobody),
         producer: Doorbell::new(Nobody),
     };
-    channel(spec, VecDeque::new())
+    channel(spec, Restored::default())
 }
 
 /// What surrounds a task.
@@ -87,6 +89,7 @@ impl World {
 
     fn bind(&self) -> BindContext {
         BindContext {
+            job: "job".into(),
             partition: 0,
             parallelism: 1,
             attempt: AttemptId(1),

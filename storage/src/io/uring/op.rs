@@ -6,8 +6,11 @@
 //!   kept, wherever the `Op` itself is moved;
 //! - a failed sync or close is never repeated; reads and writes continue until they are complete.
 
+use super::super::DIRECT_BYTES;
 use super::super::local::{DIR_MODE, FILE_MODE, expect_random_reads};
+use super::super::rules::zeroed;
 use super::super::{FileId, OpenMode, Reply};
+use super::direct::Buffer;
 use io_uring::types::{Fd, FsyncFlags};
 use io_uring::{opcode, squeue};
 use rustix::fs::{AtFlags, CWD, OFlags};
@@ -21,17 +24,72 @@ const ENTRY_BYTES_MAX: usize = 1 << 30;
 
 /// An operation. Operations on a file name it twice: by id for the owner, by descriptor for the kernel.
 pub(super) enum Op {
-    Open { path: CString, mode: OpenMode },
-    Read { file: FileId, fd: RawFd, offset: u64, buffer: Vec<u8>, filled: usize },
-    Write { file: FileId, fd: RawFd, offset: u64, data: Vec<u8>, written: usize },
-    SyncData { file: FileId, fd: RawFd },
-    Truncate { file: FileId, fd: RawFd, bytes: u64 },
-    Close { fd: RawFd },
-    Rename { from: CString, to: CString },
-    Unlink { path: CString, is_dir: bool },
-    CreateDir { path: CString },
-    OpenDir { path: CString },
-    SyncDir { dir: OwnedFd },
+    Open {
+        path: CString,
+        mode: OpenMode,
+    },
+    Read {
+        file: FileId,
+        fd: RawFd,
+        offset: u64,
+        buffer: Vec<u8>,
+        filled: usize,
+    },
+    Write {
+        file: FileId,
+        fd: RawFd,
+        offset: u64,
+        data: Vec<u8>,
+        written: usize,
+    },
+    /// A read of `bytes` bytes at `offset`, widened to what direct I/O wants; `buffer` holds that from `start` on.
+    ReadDirect {
+        file: FileId,
+        fd: RawFd,
+        offset: u64,
+        bytes: usize,
+        start: u64,
+        buffer: Buffer,
+        filled: usize,
+    },
+    /// A write of `data`, which is aligned and copied to the start of `buffer`.
+    WriteDirect {
+        file: FileId,
+        fd: RawFd,
+        offset: u64,
+        data: Vec<u8>,
+        buffer: Buffer,
+        written: usize,
+    },
+    SyncData {
+        file: FileId,
+        fd: RawFd,
+    },
+    Truncate {
+        file: FileId,
+        fd: RawFd,
+        bytes: u64,
+    },
+    Close {
+        fd: RawFd,
+    },
+    Rename {
+        from: CString,
+        to: CString,
+    },
+    Unlink {
+        path: CString,
+        is_dir: bool,
+    },
+    CreateDir {
+        path: CString,
+    },
+    OpenDir {
+        path: CString,
+    },
+    SyncDir {
+        dir: OwnedFd,
+    },
 }
 
 /// What follows from an answer of the kernel.
@@ -39,7 +97,9 @@ pub(super) enum Step {
     /// The operation wants another entry.
     Again,
     /// A file was opened.
-    Opened(OwnedFd),
+    Opened(OwnedFd, OpenMode),
+    /// Direct I/O is refused: the operation is to be done without it.
+    NotDirect,
     /// The operation is over.
     Over(io::Result<Reply>),
 }
@@ -50,6 +110,8 @@ impl Op {
         match self {
             Op::Read { file, .. }
             | Op::Write { file, .. }
+            | Op::ReadDirect { file, .. }
+            | Op::WriteDirect { file, .. }
             | Op::SyncData { file, .. }
             | Op::Truncate { file, .. } => Some(*file),
             _ => None,
@@ -64,7 +126,9 @@ impl Op {
                 let flags = OFlags::CLOEXEC
                     | match mode {
                         OpenMode::Read | OpenMode::ReadRandom => OFlags::RDONLY,
-                        OpenMode::CreateNew => OFlags::RDWR | OFlags::CREATE | OFlags::EXCL,
+                        OpenMode::CreateNew | OpenMode::CreateDirect => {
+                            OFlags::RDWR | OFlags::CREATE | OFlags::EXCL
+                        }
                         OpenMode::ReadWrite => OFlags::RDWR,
                     };
                 opcode::OpenAt::new(cwd, path.as_ptr())
@@ -79,6 +143,17 @@ impl Op {
             }
             Op::Write { fd, offset, data, written, .. } => {
                 let rest = &data[*written..];
+                let bytes = rest.len().min(ENTRY_BYTES_MAX) as u32;
+                opcode::Write::new(Fd(*fd), rest.as_ptr(), bytes).offset(*offset + *written as u64).build()
+            }
+            Op::ReadDirect { fd, bytes, offset, start, buffer, filled, .. } => {
+                let widened = (*offset + *bytes as u64).next_multiple_of(DIRECT_BYTES as u64) - *start;
+                let rest = &mut buffer.bytes_mut()[*filled..widened as usize];
+                let bytes = rest.len().min(ENTRY_BYTES_MAX) as u32;
+                opcode::Read::new(Fd(*fd), rest.as_mut_ptr(), bytes).offset(*start + *filled as u64).build()
+            }
+            Op::WriteDirect { fd, offset, data, buffer, written, .. } => {
+                let rest = &buffer.bytes()[*written..data.len()];
                 let bytes = rest.len().min(ENTRY_BYTES_MAX) as u32;
                 opcode::Write::new(Fd(*fd), rest.as_ptr(), bytes).offset(*offset + *written as u64).build()
             }
@@ -99,12 +174,40 @@ impl Op {
         }
     }
 
+    /// The same operation through the page cache, from its start, and the buffer that it does not need any more.
+    ///
+    /// # Errors
+    /// There is no memory for it.
+    pub(super) fn without_direct(self) -> Result<(Op, Buffer), (Op, io::Error)> {
+        match self {
+            Op::ReadDirect { file, fd, offset, bytes, buffer, start, filled } => match zeroed(bytes) {
+                Ok(plain) => Ok((Op::Read { file, fd, offset, buffer: plain, filled: 0 }, buffer)),
+                Err(error) => Err((Op::ReadDirect { file, fd, offset, bytes, buffer, start, filled }, error)),
+            },
+            Op::WriteDirect { file, fd, offset, data, buffer, .. } => {
+                Ok((Op::Write { file, fd, offset, data, written: 0 }, buffer))
+            }
+            _ => unreachable!("only direct I/O is refused"),
+        }
+    }
+
+    /// The buffer of a direct transfer that is over.
+    pub(super) fn into_buffer(self) -> Option<Buffer> {
+        match self {
+            Op::ReadDirect { buffer, .. } | Op::WriteDirect { buffer, .. } => Some(buffer),
+            _ => None,
+        }
+    }
+
     /// Takes in the kernel's answer to the last entry: a count or a descriptor, or an error number below zero.
     pub(super) fn advance(&mut self, answer: i32) -> Step {
         if let Some(errno) = error_of(answer) {
             let repeatable = !matches!(self, Op::SyncData { .. } | Op::SyncDir { .. } | Op::Close { .. });
+            let is_direct = matches!(self, Op::ReadDirect { .. } | Op::WriteDirect { .. });
             return if errno == Errno::INTR && repeatable {
                 Step::Again
+            } else if errno == Errno::INVAL && is_direct {
+                Step::NotDirect
             } else {
                 Step::Over(Err(errno.into()))
             };
@@ -115,7 +218,7 @@ impl Op {
                 if *mode == OpenMode::ReadRandom {
                     expect_random_reads(&fd);
                 }
-                Step::Opened(fd)
+                Step::Opened(fd, *mode)
             }
             Op::OpenDir { .. } => {
                 *self = Op::SyncDir { dir: owned(answer) };
@@ -139,9 +242,38 @@ impl Op {
                     Step::Again
                 }
             }
+            Op::ReadDirect { offset, bytes, start, buffer, filled, .. } => {
+                *filled += answer as usize;
+                let head = (*offset - *start) as usize;
+                // What is no multiple of a block ends at the end of the file.
+                if answer > 0 && *filled < head + *bytes && filled.is_multiple_of(DIRECT_BYTES) {
+                    return Step::Again;
+                }
+                let found = &buffer.bytes()[head.min(*filled)..(head + *bytes).min(*filled)];
+                Step::Over(copied(found).map(Reply::Bytes))
+            }
+            Op::WriteDirect { data, written, .. } => {
+                *written += answer as usize;
+                if *written == data.len() {
+                    Step::Over(Ok(Reply::Bytes(std::mem::take(data))))
+                } else if answer == 0 {
+                    Step::Over(Err(io::ErrorKind::WriteZero.into()))
+                } else if written.is_multiple_of(DIRECT_BYTES) {
+                    Step::Again
+                } else {
+                    Step::NotDirect
+                }
+            }
             _ => Step::Over(Ok(Reply::Done)),
         }
     }
+}
+
+fn copied(found: &[u8]) -> io::Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    bytes.try_reserve_exact(found.len()).map_err(|_| io::Error::from(io::ErrorKind::OutOfMemory))?;
+    bytes.extend_from_slice(found);
+    Ok(bytes)
 }
 
 fn error_of(answer: i32) -> Option<Errno> {
@@ -157,6 +289,7 @@ fn owned(fd: RawFd) -> OwnedFd {
 
 #[cfg(test)]
 mod tests {
+    use super::super::direct::Pool;
     use super::*;
 
     fn read(bytes: usize) -> Op {
@@ -167,7 +300,8 @@ mod tests {
         match step {
             Step::Over(answer) => answer,
             Step::Again => panic!("the operation goes on"),
-            Step::Opened(_) => panic!("the operation opened a file"),
+            Step::Opened(..) => panic!("the operation opened a file"),
+            Step::NotDirect => panic!("direct I/O was refused"),
         }
     }
 
@@ -187,6 +321,49 @@ mod tests {
         assert!(matches!(op.advance(9), Step::Again));
         let error = over(op.advance(0)).expect_err("no progress");
         assert_eq!(error.kind(), io::ErrorKind::WriteZero);
+    }
+
+    fn direct_read(offset: u64, bytes: usize) -> Op {
+        let buffer = Pool::default().take(2 * DIRECT_BYTES).expect("memory");
+        let start = offset / DIRECT_BYTES as u64 * DIRECT_BYTES as u64;
+        Op::ReadDirect { file: FileId(1), fd: -1, offset, bytes, start, buffer, filled: 0 }
+    }
+
+    #[test]
+    fn a_direct_read_ends_with_what_was_asked_for_or_with_the_file() {
+        let length = |answer: Step| match over(answer) {
+            Ok(Reply::Bytes(bytes)) => bytes.len(),
+            other => panic!("{other:?}"),
+        };
+        assert_eq!(length(direct_read(4_100, 50).advance(8_192)), 50);
+        assert_eq!(
+            length(direct_read(4_000, 4_000).advance(4_096 + 1_000)),
+            96 + 1_000,
+            "in the second block"
+        );
+        assert_eq!(length(direct_read(4_000, 4_000).advance(3_000)), 0, "before what was asked for");
+        let mut twice = direct_read(4_000, 4_000);
+        assert!(matches!(twice.advance(4_096), Step::Again));
+        assert_eq!(length(twice.advance(4_096)), 4_000);
+        let mut ended = direct_read(4_000, 4_000);
+        assert!(matches!(ended.advance(4_096), Step::Again));
+        assert_eq!(length(ended.advance(0)), 96);
+    }
+
+    #[test]
+    fn a_direct_transfer_that_is_refused_or_cut_within_a_block_is_done_anew_without() {
+        let mut read = direct_read(5, 10);
+        assert!(matches!(read.advance(-Errno::INVAL.raw_os_error()), Step::NotDirect));
+        let (op, _) = read.without_direct().ok().expect("memory");
+        assert!(matches!(op, Op::Read { offset: 5, filled: 0, buffer, .. } if buffer.len() == 10));
+        let buffer = Pool::default().take(DIRECT_BYTES).expect("memory");
+        let data = vec![7; 2 * DIRECT_BYTES];
+        let mut write = Op::WriteDirect { file: FileId(1), fd: -1, offset: 0, data, buffer, written: 0 };
+        assert!(matches!(write.advance(4_096), Step::Again));
+        assert!(matches!(write.advance(10), Step::NotDirect));
+        let (op, _) = write.without_direct().ok().expect("memory");
+        assert!(matches!(op, Op::Write { written: 0, data, .. } if data.len() == 2 * DIRECT_BYTES));
+        assert!(matches!(over(direct_read(0, 1).advance(-Errno::IO.raw_os_error())), Err(_)));
     }
 
     #[test]

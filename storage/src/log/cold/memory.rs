@@ -8,7 +8,7 @@
 //! Always true:
 //! - a page without memory has a place: that of its block, or one in `homes`;
 //! - pages that announced keys need are held until the next announcement, and take at most half of the budget, or the first key's
-//!   pages where those exceed it; so what was announced can be used without waiting once `awaited` is 0;
+//!   pages where those exceed it (for what awaited heads of collections name, see `follow`); so what was announced can be used without waiting once `awaited` is 0;
 //! - pages, and the memory kept free for pages being read, exceed the budget by no more than what cannot leave at once: held and
 //!   open pages, changed ones whose write is under way (with a copy of each, an eighth of the budget at most), and all changed
 //!   ones while there is no scratch file or its disk is full.
@@ -17,6 +17,7 @@
 
 use super::clock::Clock;
 use super::fetch::{Fetched, Fetcher, Source};
+use super::follow::Following;
 use super::scratch::Scratch;
 use crate::error::StoreError;
 use crate::log::core::Log;
@@ -36,7 +37,7 @@ pub(in crate::log) const READ_AHEAD: usize = 16;
 
 /// What a table with a budget knows besides its pages.
 pub(in crate::log) struct Cold {
-    budget: usize,
+    pub(super) budget: usize,
     clock: Clock,
     fetcher: Fetcher,
     scratch: Option<Scratch>,
@@ -49,13 +50,14 @@ pub(in crate::log) struct Cold {
     writing_bytes: usize,
     /// Pages that are held for announced keys.
     announced: Vec<u32>,
-    announced_bytes: usize,
+    pub(super) announced_bytes: usize,
     /// Those of them that are not in memory yet.
     awaited: usize,
     /// Pages without memory.
     absent: usize,
     /// A read that failed and that nobody has been told of.
     failed: Option<StoreError>,
+    pub(super) following: Following,
 }
 
 impl Cold {
@@ -83,6 +85,7 @@ impl Cold {
             awaited: 0,
             absent: 0,
             failed: None,
+            following: Following::none(),
         }))
     }
 
@@ -108,6 +111,7 @@ impl Cold {
             self.clock.release(page);
         }
         (self.announced_bytes, self.awaited) = (0, 0);
+        self.following.clear();
     }
 
     fn is_over(&self, pages: &Pages) -> bool {
@@ -115,7 +119,7 @@ impl Cold {
     }
 
     /// Drops pages, and begins to write others, until the rest fits the budget.
-    fn make_room(&mut self, pages: &mut Pages, epoch: u32) {
+    pub(super) fn make_room(&mut self, pages: &mut Pages, epoch: u32) {
         self.poll_writes(pages);
         let numbers = pages.numbers();
         let visits = VISITS_MAX.min(2 * numbers as usize);
@@ -238,7 +242,7 @@ impl Log {
     /// Where a page without memory is.
     fn source(&self, cold: &Cold, page: u32) -> Source {
         let meta = self.pages.meta(page);
-        let Some(place) = meta.place else {
+        let Some(place) = meta.place() else {
             return cold.homes.get(&page).expect("a page without memory has a place").clone();
         };
         Source::Block {
@@ -273,7 +277,12 @@ impl Log {
             cold.release();
             return Err(error);
         }
-        Ok(cold.awaited == 0)
+        let (come, over) = (cold.awaited == 0, cold.following.is_over());
+        if !come || over {
+            return Ok(come);
+        }
+        self.follow_awaited();
+        Ok(self.cold.as_ref().is_none_or(|cold| cold.awaited == 0))
     }
 
     /// Drops pages that do not fit the budget, and reports a read for work in the background that failed.
@@ -302,25 +311,20 @@ impl Log {
         let mut accepted = 0;
         for hash in hashes {
             let first = cold.announced.len();
-            let (mut candidates, mut absent) = (0, 0);
-            // Asks for all entries of the tag, wherever the probe finds them.
-            let _ = self.index.find::<()>(hash, |page, slot| {
-                let entry = self.pages.entry(page)?;
-                candidates += 1;
-                if entry.is_resident() {
-                    prefetch_line(entry.address(shape.first_touched(entry.capacity(), slot as usize)));
-                } else {
-                    absent += 1;
-                }
-                if cold.clock.hold(page) {
-                    cold.announced.push(page);
-                    cold.announced_bytes += self.pages.memory_of(page);
-                    cold.awaited += usize::from(!entry.is_resident());
-                }
-                None
-            });
-            if cold.announced_bytes > cold.budget / 2 && accepted > 0 {
+            let (candidates, absent) = self.hold(&mut cold, shape, hash);
+            let mut fits = true;
+            if absent > 0 {
+                cold.following.later(hash);
+            } else if candidates > 0 {
+                let limit = cold.budget / 2;
+                fits = self.follow(&mut cold, shape, hash, limit);
+            }
+            fits &= cold.announced_bytes + cold.following.reserved_bytes() <= cold.budget / 2;
+            if !fits && accepted > 0 {
                 // Too much for one batch: lets go of what only this key needs.
+                if absent > 0 {
+                    cold.following.not_later(hash);
+                }
                 for page in cold.announced.drain(first..) {
                     cold.clock.release(page);
                     cold.announced_bytes -= self.pages.memory_of(page);
@@ -331,14 +335,42 @@ impl Log {
             accepted += 1;
             self.counters.page_hits += u64::from(candidates > 0 && absent == 0);
         }
-        if cold.awaited > 0 {
-            let announced = std::mem::take(&mut cold.announced);
-            announced.iter().for_each(|page| self.start_read(&mut cold, *page));
-            cold.announced = announced;
-        }
+        self.read_announced(&mut cold);
         cold.make_room(&mut self.pages, self.epoch);
         self.cold = Some(cold);
         accepted
+    }
+
+    /// Holds the pages of all rows that may be the one of `hash`; how many rows there are, and how many of them are not in memory.
+    #[inline(always)]
+    pub(super) fn hold(&self, cold: &mut Cold, shape: RowShape, hash: u64) -> (usize, usize) {
+        let (mut candidates, mut absent) = (0, 0);
+        // Asks for all entries of the tag, wherever the probe finds them.
+        let _ = self.index.find::<()>(hash, |page, slot| {
+            let entry = self.pages.entry(page)?;
+            candidates += 1;
+            if entry.is_resident() {
+                prefetch_line(entry.address(shape.first_touched(entry.capacity(), slot as usize)));
+            } else {
+                absent += 1;
+            }
+            if cold.clock.hold(page) {
+                cold.announced.push(page);
+                cold.announced_bytes += self.pages.memory_of(page);
+                cold.awaited += usize::from(!entry.is_resident());
+            }
+            None
+        });
+        (candidates, absent)
+    }
+
+    /// Begins to read the announced pages that are not in memory.
+    pub(super) fn read_announced(&self, cold: &mut Cold) {
+        if cold.awaited > 0 {
+            let announced = std::mem::take(&mut cold.announced);
+            announced.iter().for_each(|page| self.start_read(cold, *page));
+            cold.announced = announced;
+        }
     }
 
     /// Brings a page into memory while the caller waits: for keys that nobody announced. Others may leave memory.

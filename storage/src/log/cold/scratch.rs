@@ -14,13 +14,13 @@
 
 use super::fetch::check_length;
 use crate::error::StoreError;
-use crate::io::{DiskHandle, FileId, OpenMode, Ticket};
+use crate::io::{DIRECT_BYTES, DiskHandle, FileId, OpenMode, Ticket};
 use std::collections::{BTreeMap, VecDeque};
 use std::io;
 use std::path::PathBuf;
 
 /// Bytes of the smallest slot.
-const SLOT_BYTES_MIN: u64 = 4 << 10;
+const SLOT_BYTES_MIN: u64 = DIRECT_BYTES as u64;
 
 /// The place of one image.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -111,10 +111,12 @@ impl Scratch {
     ///
     /// # Panics
     /// When the image is empty or exceeds 4 GiB.
-    pub fn write(&mut self, page: u64, image: Vec<u8>) {
+    pub fn write(&mut self, page: u64, mut image: Vec<u8>) {
         assert!(!image.is_empty(), "an image has bytes");
         let bytes = u32::try_from(image.len()).expect("a page has less than 4 GiB");
         let mut slot = Slot { offset: 0, bytes, crc: crc32fast::hash(&image) };
+        // Whole blocks, so that direct I/O takes them; the slot has room.
+        image.resize(image.len().next_multiple_of(DIRECT_BYTES), 0);
         let capacity = slot.capacity();
         slot.offset = self.free.get_mut(&capacity).and_then(Vec::pop).unwrap_or_else(|| {
             self.end += capacity;
@@ -133,7 +135,7 @@ impl Scratch {
     }
 
     fn open(&mut self) {
-        self.file = File::Opening(self.disk.open(&self.path, OpenMode::CreateNew));
+        self.file = File::Opening(self.disk.open(&self.path, OpenMode::CreateDirect));
     }
 
     /// Tells `over` of each write that is over, oldest first: page, and its slot, or why there is none and the page must stay in

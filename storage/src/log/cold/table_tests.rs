@@ -342,6 +342,7 @@ fn batch<K: Sample, V: Sample>(job: &mut Job<K, V>, keys: &[u32], again: bool) -
 
 fn run<K: Sample, V: Sample>(groups: u16, options: LogOptions, sim: Option<&SimDisk>, ops: Vec<Op>) {
     let mut job = Job::<K, V>::with(groups, options);
+    job.table.log.snapshots.settled_pages = Some(3);
     for op in ops {
         match op {
             Op::Put(key, value) => job.put(K::sample(key), V::sample(value)),

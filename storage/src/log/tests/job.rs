@@ -429,7 +429,7 @@ impl crate::log::core::Log {
                 rows += u64::from(meta.count);
                 tombstones += deleting as u64;
                 entries += live as usize - deleting;
-                if let Some(place) = meta.place {
+                if let Some(place) = meta.place() {
                     *live_rows.entry(place.segment).or_default() += u64::from(live);
                 }
             }

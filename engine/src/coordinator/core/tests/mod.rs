@@ -252,6 +252,7 @@ fn naming(segments: &[&str], channels: &[&str]) -> TaskSnapshot {
         edge: "e".into(),
         producer: 0,
         consumer: 0,
+        generation: 0,
         origin: ChannelOrigin::Consumer,
         records: 1,
         data: Payload::File { path: (*path).into(), offset: 0, bytes: 1, crc32: 0, file_bytes: 1 },

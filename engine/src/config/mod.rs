@@ -1,6 +1,29 @@
-//! Settings of an engine. Names and defaults are Apache Flink's where it has the setting.
+//! Settings of an engine: from files, the environment, the command line and the program. Names and defaults are Apache
+//! Flink's where it has the setting.
+//!
+//! [`keys`] is the table of all; [`Settings`] collects what the places say and decides which counts; [`EngineConfig`] is the
+//! outcome, checked. Read in this order: `units`, `setting`, [`keys`], `error`, `file` (`yaml`, `toml`), `environment`,
+//! `settings`, `reference`.
 
-use crate::error::Error;
+mod units;
+mod setting;
+#[doc = include_str!("../../CONFIG.md")]
+pub mod keys;
+mod error;
+mod file;
+mod yaml;
+mod toml;
+mod environment;
+mod settings;
+mod reference;
+
+pub use environment::variable;
+pub use error::{ConfigError, Origin};
+pub use reference::reference;
+pub use setting::{Default as SettingDefault, Given, Key as SettingKey, Kind, Setting, Typed, Value};
+pub use settings::Settings;
+pub use units::{MemorySize, Span, parse_duration, parse_memory};
+
 use std::fmt;
 use std::path::PathBuf;
 use std::str::FromStr;
@@ -32,112 +55,6 @@ pub enum CheckpointRetention {
     DeleteOnCancellation,
     /// They serve restarts within the process only, and go with the job.
     NoExternalizedCheckpoints,
-}
-
-/// A time span as people write it (`"500ms"`, `"3min"`) or as a [`Duration`].
-///
-/// Text is parsed when the engine is built, and a mistake in it is reported then.
-#[derive(Clone, Debug)]
-pub enum Span {
-    /// A parsed span.
-    Parsed(Duration),
-    /// Text that is yet to be parsed.
-    Text(String),
-}
-
-impl From<Duration> for Span {
-    fn from(duration: Duration) -> Self {
-        Span::Parsed(duration)
-    }
-}
-
-impl From<&str> for Span {
-    fn from(text: &str) -> Self {
-        Span::Text(text.to_owned())
-    }
-}
-
-impl From<String> for Span {
-    fn from(text: String) -> Self {
-        Span::Text(text)
-    }
-}
-
-impl Span {
-    /// The span's length.
-    ///
-    /// # Errors
-    /// The text is no time span; names `key`.
-    pub fn duration(&self, key: &'static str) -> Result<Duration, Error> {
-        match self {
-            Span::Parsed(duration) => Ok(*duration),
-            Span::Text(text) => humantime::parse_duration(text.trim()).map_err(|error| Error::Config {
-                key,
-                message: format!(
-                    "`{text}` is no time span ({error}); write it like `500ms`, `10s` or `3min`"
-                ),
-            }),
-        }
-    }
-}
-
-/// An amount of memory as people write it (`"64mb"`, `"1 gb"`, `"512kb"`) or in bytes. As in Flink's `MemorySize`, units are
-/// binary: a `kb` has 1,024 bytes.
-///
-/// Text is parsed when the engine is built, and a mistake in it is reported then.
-#[derive(Clone, Debug)]
-pub enum MemorySize {
-    /// A number of bytes.
-    Bytes(u64),
-    /// Text that is yet to be parsed.
-    Text(String),
-}
-
-impl From<u64> for MemorySize {
-    fn from(bytes: u64) -> Self {
-        MemorySize::Bytes(bytes)
-    }
-}
-
-impl From<&str> for MemorySize {
-    fn from(text: &str) -> Self {
-        MemorySize::Text(text.to_owned())
-    }
-}
-
-impl From<String> for MemorySize {
-    fn from(text: String) -> Self {
-        MemorySize::Text(text)
-    }
-}
-
-impl MemorySize {
-    /// The number of bytes.
-    ///
-    /// # Errors
-    /// The text is no amount of memory, or too large; names `key`.
-    pub fn bytes(&self, key: &'static str) -> Result<u64, Error> {
-        let text = match self {
-            MemorySize::Bytes(bytes) => return Ok(*bytes),
-            MemorySize::Text(text) => text.trim(),
-        };
-        let digits = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
-        let (number, unit) = text.split_at(digits);
-        let unit: Option<u64> = match unit.trim().to_ascii_lowercase().as_str() {
-            "" | "b" | "bytes" => Some(1),
-            "k" | "kb" | "kib" | "kibibytes" => Some(1 << 10),
-            "m" | "mb" | "mib" | "mebibytes" => Some(1 << 20),
-            "g" | "gb" | "gib" | "gibibytes" => Some(1 << 30),
-            "t" | "tb" | "tib" | "tebibytes" => Some(1 << 40),
-            _ => None,
-        };
-        let bytes =
-            unit.zip(number.parse().ok()).and_then(|(unit, number): (u64, u64)| number.checked_mul(unit));
-        bytes.ok_or_else(|| Error::Config {
-            key,
-            message: format!("`{text}` is no amount of memory; write it like `512kb`, `64mb` or `1gb`"),
-        })
-    }
 }
 
 /// Where keyed state lives. The name in settings is Flink's: `hashmap`, or `log`, for which `rocksdb` stands too.
@@ -232,6 +149,8 @@ pub struct EngineConfig {
     pub batch_records: usize,
     /// Memory for batches beyond two per channel, in bytes.
     pub pool_bytes: usize,
+    /// Where other processes drive the engine (`thalweg.control.socket`).
+    pub control_socket: Option<PathBuf>,
 }
 
 /// Bytes of a batch at most, counting a record's own size and not what it points to.
@@ -241,27 +160,6 @@ pub const BATCH_BYTES: usize = 32 * 1024;
 mod tests {
     use super::*;
 
-    fn parsed(text: &str) -> Option<u64> {
-        MemorySize::from(text).bytes("key").ok()
-    }
-
-    #[test]
-    fn sizes_are_read_as_flink_reads_them() {
-        let sizes = [
-            ("1024", 1024),
-            ("0", 0),
-            ("7 bytes", 7),
-            ("512kb", 512 << 10),
-            (" 64 MB ", 64 << 20),
-            ("80m", 80 << 20),
-            ("1gb", 1 << 30),
-            ("2 tebibytes", 2 << 40),
-        ];
-        for (text, bytes) in sizes {
-            assert_eq!(parsed(text), Some(bytes), "{text}");
-        }
-    }
-
     #[test]
     fn backends_are_named_as_in_settings() {
         for backend in [StateBackend::HashMap, StateBackend::Log] {
@@ -269,23 +167,5 @@ mod tests {
         }
         let error = "memory".parse::<StateBackend>().unwrap_err().to_string();
         assert!(error.contains("`memory`") && error.contains("`log`"), "{error}");
-    }
-
-    #[test]
-    fn what_is_no_size_is_refused_with_its_key_and_text() {
-        for text in [
-            "",
-            "mb",
-            "-1kb",
-            "1.5gb",
-            "3 parsecs",
-            "18446744073709551616",
-            "99999999999999999999t",
-            "16777216t",
-        ] {
-            assert_eq!(parsed(text), None, "{text}");
-        }
-        let error = MemorySize::from("much").bytes("state.backend.log.memory").unwrap_err().to_string();
-        assert!(error.contains("state.backend.log.memory") && error.contains("`much`"), "{error}");
     }
 }
