@@ -120,7 +120,10 @@ fn run(seed: u64, seen: &mut Seen) -> Result<(), String> {
         let mut savepoint = None;
         let mut stop = None;
         let mut stopped = None;
-        while !simulation.has_ended() && !(crashes && simulation.steps() >= crash_at) {
+        while !simulation.has_ended() {
+            if crashes && simulation.steps() >= crash_at {
+                break;
+            }
             if simulation.steps() > STEPS_MAX {
                 return Err(format!("phase {phase} is stuck: {:?}", simulation.metrics()));
             }

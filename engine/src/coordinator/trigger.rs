@@ -6,7 +6,8 @@
 //! Always true:
 //! - an unaligned checkpoint, or one with an alignment timeout, never starts while another is under way, nor another while
 //!   it is;
-//! - a savepoint, which is aligned, starts beyond the number of concurrent checkpoints too, but only one at a time;
+//! - a savepoint, which is aligned, counts among the concurrent checkpoints, and only one is under way at a time: unlike in
+//!   Flink it does not start beyond that number, since a task would have to finish the earlier snapshot's work at one go;
 //! - one that stops the job starts while nothing else is under way, and nothing else starts while it is.
 
 use super::config::CheckpointConfig;
@@ -171,7 +172,10 @@ impl Triggers {
             let mode = CheckpointMode::Aligned;
             let has_room = match wish.stop {
                 Some(_) => under_way.is_empty(),
-                None => fits(mode) && !under_way.iter().any(|other| other.savepoint),
+                None => {
+                    let beside = fits(mode) && under_way.len() < config.max_concurrent.max(1);
+                    beside && !under_way.iter().any(|other| other.savepoint)
+                }
             };
             let start = Start { cause: Cause::Savepoint(*request), mode, savepoint: Some(wish.clone()) };
             return has_room.then_some((Nanos(0), start));

@@ -139,6 +139,8 @@ pub struct OperatorTask<B> {
     aligning: Option<(CheckpointId, Nanos)>,
     /// A savepoint may be taken as soon as everything is sent: nothing is processed meanwhile.
     savepoint_waits: bool,
+    /// A snapshot may be taken as soon as the one before is serialised.
+    snapshot_waits: bool,
     stopping: Stopping,
     /// When the sizes of keyed state are counted next; none while they are as counted last.
     state_count_due: Option<Nanos>,
@@ -159,6 +161,7 @@ impl<B: Body> OperatorTask<B> {
             settling: false,
             aligning: None,
             savepoint_waits: false,
+            snapshot_waits: false,
             stopping: Stopping::No,
             state_count_due: None,
         }
@@ -232,6 +235,7 @@ impl<B: Body> OperatorTask<B> {
         let mut taken = false;
         self.settling = false;
         self.savepoint_waits = false;
+        self.snapshot_waits = false;
         while let Some(ready) = self.parts.gate.ready() {
             // The trigger reaches every task; it carries what the announcements of other tasks do not.
             let trigger = self.triggers.iter().find(|t| t.checkpoint == ready.checkpoint);
@@ -242,6 +246,9 @@ impl<B: Body> OperatorTask<B> {
                 if self.settling || !(self.is_sent(&trigger.kind) && self.can_announce()) {
                     break;
                 }
+            }
+            if self.must_not_overlap() {
+                break;
             }
             self.snapshot(trigger, ready, finished, now)?;
             taken = true;
@@ -288,6 +295,17 @@ impl<B: Body> OperatorTask<B> {
                 sent
             }
         }
+    }
+
+    /// True while an earlier snapshot of a log is being written. The next would finish that first, at one go, and so wait for
+    /// pages that have to be read from disk, which would hold up the worker.
+    fn must_not_overlap(&mut self) -> bool {
+        let unfinished = self.in_progress.iter().any(|part| !part.is_serialised());
+        let stage = self.parts.body.stage();
+        let tables = stage.table_count();
+        self.snapshot_waits = unfinished
+            && (0..tables).any(|index| stage.table(index).is_some_and(|t| t.segments_needed().is_some()));
+        self.snapshot_waits
     }
 
     /// True while the task must not take anything in.
@@ -552,6 +570,8 @@ impl<B: Body> OperatorTask<B> {
             busy |= self.snapshot_when_ready(now)?;
         }
         busy |= self.advance_checkpoints(now)?;
+        // A snapshot that has waited for this may be taken now.
+        busy |= self.snapshot_waits && self.in_progress.iter().all(Part::is_serialised);
         busy |= self.maintain()?;
         wake_at = earliest(wake_at, self.count(now, busy));
         if busy {

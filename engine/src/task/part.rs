@@ -145,6 +145,11 @@ impl Part {
         }
     }
 
+    /// True once its keyed state needs no more reading.
+    pub(super) fn is_serialised(&self) -> bool {
+        self.serialised
+    }
+
     /// Does a bounded slice of background work. Returns true when there is more to do at once.
     ///
     /// # Errors

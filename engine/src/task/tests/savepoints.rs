@@ -5,7 +5,9 @@ use crate::control::StopMode;
 use crate::operators::Map;
 use std::path::Path;
 
-fn identity(inputs: usize) -> Harness<Chain<Map<fn(u64) -> u64>>> {
+type Identity = Map<fn(u64) -> u64>;
+
+fn identity(inputs: usize) -> Harness<Chain<Identity>> {
     let function: fn(u64) -> u64 = |n| n;
     harness(Map { uid: "map".into(), function }, inputs, SMALL)
 }
