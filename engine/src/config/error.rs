@@ -72,9 +72,9 @@ pub enum ConfigError {
     #[error("settings `{}` ({}) and `{}` ({}) contradict each other: {message}", first.0, first.1, second.0, second.1)]
     Contradiction {
         /// One of them, as it was spelled, and where.
-        first: (String, Origin),
+        first: Box<(String, Origin)>,
         /// The other.
-        second: (String, Origin),
+        second: Box<(String, Origin)>,
         /// Why, and what to do.
         message: String,
     },

@@ -202,8 +202,8 @@ impl Settings {
         if self.get(keys::UNALIGNED) == Some(true) && self.get(keys::CHECKPOINT_MODE) == Some("AT_LEAST_ONCE")
         {
             return Err(ConfigError::Contradiction {
-                first: self.named(keys::UNALIGNED.key()),
-                second: self.named(keys::CHECKPOINT_MODE.key()),
+                first: Box::new(self.named(keys::UNALIGNED.key())),
+                second: Box::new(self.named(keys::CHECKPOINT_MODE.key())),
                 message: "at-least-once checkpoints wait for no barrier, so there is nothing to overtake; switch unaligned \
                           checkpoints off, or choose EXACTLY_ONCE"
                     .to_owned(),
@@ -264,8 +264,8 @@ impl Settings {
                     false => format!("both name `{}`; keep that one", key.name),
                 };
                 return Err(ConfigError::Contradiction {
-                    first: (earlier.spelling.to_owned(), earlier.origin.clone()),
-                    second: (spelling.to_owned(), origin),
+                    first: Box::new((earlier.spelling.to_owned(), earlier.origin.clone())),
+                    second: Box::new((spelling.to_owned(), origin)),
                     message,
                 });
             }

@@ -87,8 +87,8 @@ fn instead(disk: &DiskHandle, dir: &Path) -> String {
             "{shown} holds no MANIFEST, so it is no completed checkpoint or savepoint, nor are there any below it"
         ),
         Ok(listed) => {
-            let complete = listed.iter().filter(|listed| !matches!(listed.found, Found::Incomplete));
-            let last = complete.last().or(listed.last()).expect("it is not empty");
+            let mut complete = listed.iter().filter(|listed| !matches!(listed.found, Found::Incomplete));
+            let last = complete.next_back().or(listed.last()).expect("it is not empty");
             format!(
                 "{shown} is no checkpoint itself, but {} are below it: choose one, such as {}",
                 listed.len(),
