@@ -13,6 +13,17 @@ pub const FAILURES: u64 = 5;
 /// Completed checkpoints before a job may end.
 const COMPLETED_MIN: u64 = 10;
 
+/// What can be wrong with a value that a sink gets.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Misdelivery {
+    /// Values in front of it never came.
+    Lost,
+    /// It came before.
+    Duplicated,
+    /// A later one came before it.
+    OutOfOrder,
+}
+
 /// Shared by all parts of one job, over all of its attempts.
 pub struct Control {
     /// Time between checkpoints.
@@ -30,6 +41,8 @@ pub struct Control {
     failures: [AtomicU64; FAILURES as usize],
     /// What went wrong.
     violations: Mutex<Vec<String>>,
+    /// Values lost, duplicated and out of order, as the sinks saw them.
+    misdelivered: [AtomicU64; 3],
     /// Number of values that each split emitted in all, by source and split.
     ends: Mutex<BTreeMap<(u64, u64), u64>>,
 }
@@ -55,6 +68,7 @@ impl Control {
             completed_in_run: AtomicU64::new(0),
             failures: Default::default(),
             violations: Mutex::default(),
+            misdelivered: Default::default(),
             ends: Mutex::default(),
         })
     }
@@ -109,6 +123,17 @@ impl Control {
         if violations.len() < 20 {
             violations.push(what);
         }
+    }
+
+    /// A sink got a value that it must not have got, or not yet.
+    pub(super) fn misdelivered(&self, how: Misdelivery, what: String) {
+        self.misdelivered[how as usize].fetch_add(1, Ordering::Relaxed);
+        self.violated(what);
+    }
+
+    /// Values lost, duplicated and out of order, as the sinks saw them.
+    pub fn misdeliveries(&self) -> [u64; 3] {
+        self.misdelivered.each_ref().map(|count| count.load(Ordering::Relaxed))
     }
 
     /// The first twenty violations.

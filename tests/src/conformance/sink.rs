@@ -3,7 +3,7 @@
 //! A split's value below the last one is out of order, one equal to it a duplicate, a gap a loss. The last values are
 //! the writer's state: they roll back with a restore.
 
-use super::control::Control;
+use super::control::{Control, Misdelivery};
 use super::record::{Tag, decode};
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -78,15 +78,18 @@ impl VerifyingWriter {
         if value == expected {
             return;
         }
-        let what = match last {
-            Some(last) if value == last => "duplicate",
-            Some(last) if value < last => "out of order",
-            _ => "lost",
+        let how = match last {
+            Some(last) if value == last => Misdelivery::Duplicated,
+            Some(last) if value < last => Misdelivery::OutOfOrder,
+            _ => Misdelivery::Lost,
         };
-        self.control.violated(format!(
-            "sink {}: {what}: source {tag} split {} brings {value} after {last:?}",
-            self.subtask, key.1
-        ));
+        self.control.misdelivered(
+            how,
+            format!(
+                "sink {}: {how:?}: source {tag} split {} brings {value} after {last:?}",
+                self.subtask, key.1
+            ),
+        );
     }
 }
 
