@@ -1,7 +1,7 @@
 //! What the gate promises, one claim at a time; and that breaking a rule breaks its claim.
 
 use super::CheckpointMode::{self, Aligned, AtLeastOnce};
-use super::gate::Fault;
+use super::fault::Fault;
 use super::*;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::Duration;
@@ -26,7 +26,7 @@ fn mixed_gate() -> Gate {
 /// Short forms, for tests.
 impl Gate {
     fn with(mut self, fault: Option<Fault>) -> Gate {
-        self.fault = fault;
+        self.break_rule(fault);
         self
     }
 
