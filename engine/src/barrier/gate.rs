@@ -10,10 +10,10 @@
 
 use super::CheckpointMode;
 use super::aborts::Aborts;
-#[cfg(any(test, feature = "testing"))]
-use super::fault::Fault;
 use super::round::Round;
 use super::{Announcement, BarrierMode, Capture, ChannelKind, Mark, Ready};
+#[cfg(any(test, feature = "testing"))]
+use crate::fault::Fault;
 use thalweg_storage::CheckpointId;
 
 #[cfg(any(test, feature = "testing"))]
@@ -77,7 +77,7 @@ impl Gate {
             newest_snapshot: None,
             aborts: Aborts::new(),
             #[cfg(any(test, feature = "testing"))]
-            fault: None,
+            fault: crate::fault::active(),
             #[cfg(any(test, feature = "testing"))]
             transitions: Default::default(),
         }

@@ -47,8 +47,6 @@
 //! each [`ChannelKind::DelayedExchange`], not for its data. Take an unsnapshotted delayed task with none upstream: no
 //! task downstream of it has snapshotted, so no channel there has a cut to stop at, its output drains, it reaches its cuts.
 
-#[macro_use]
-mod fault;
 pub mod aborts;
 pub mod gate;
 mod round;
@@ -58,7 +56,7 @@ pub mod simulation;
 #[cfg(any(test, feature = "testing"))]
 pub mod transition;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 pub use gate::Gate;
 

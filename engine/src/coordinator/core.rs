@@ -16,7 +16,7 @@ mod checkpoints;
 #[cfg(test)]
 mod prop_tests;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 use super::config::CoordinatorConfig;
 use super::event::{Action, Deployed, Event};
@@ -379,7 +379,8 @@ impl Core {
                 self.acknowledged(attempt, task, id, *snapshot)
             }
             Report::Declined(attempt, task, id, message) => {
-                if self.is_running(attempt) && self.pending.contains_key(&id) && self.finalising != Some(id) {
+                let finalising = self.finalising == Some(id) && !broken!(FinalisingAborted);
+                if self.is_running(attempt) && self.pending.contains_key(&id) && !finalising {
                     self.fail_checkpoint(id, FailReason::Declined(task, message));
                 }
             }

@@ -129,8 +129,9 @@ impl Triggers {
     fn earliest(&self, under_way: &[CheckpointMode]) -> Option<(Nanos, Start)> {
         let config = &self.config;
         let has_room = |mode| {
-            let fits =
-                under_way.is_empty() || (may_overlap(mode) && under_way.iter().all(|m| may_overlap(*m)));
+            let fits = broken!(UnalignedOverlaps)
+                || under_way.is_empty()
+                || (may_overlap(mode) && under_way.iter().all(|m| may_overlap(*m)));
             fits && under_way.len() < config.max_concurrent.max(1)
         };
         let start = |cause, mode, at| has_room(mode).then_some((at, Start { cause, mode }));

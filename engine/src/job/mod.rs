@@ -2,6 +2,8 @@
 
 mod builder;
 mod handle;
+#[cfg(all(test, not(loom)))]
+mod rules;
 #[cfg(feature = "testing")]
 mod simulation;
 

@@ -174,6 +174,9 @@ impl<W: SinkWriter> StageControl for SinkStage<W> {
             })
             .collect();
         own.committables = self.committing.iter().chain(&self.prepared).cloned().collect();
+        if broken!(ListsOwnCommittablesOnly) {
+            own.committables.retain(|committable| committable.checkpoint == snapshot.checkpoint);
+        }
         snapshot.operators.push(own);
         Ok(())
     }

@@ -197,7 +197,7 @@ impl<B: Body> OperatorTask<B> {
                 break;
             };
             let finished = matches!(self.phase, Phase::Committing | Phase::Finished);
-            if !finished && !self.can_announce() {
+            if !finished && !self.can_announce() && !broken!(AnnouncesIntoFullRing) {
                 break;
             }
             self.snapshot(trigger, ready, finished, now)?;
@@ -233,7 +233,9 @@ impl<B: Body> OperatorTask<B> {
         self.parts.body.snapshot(&mut chain)?;
         let mut outbox = Vec::new();
         let stage = self.parts.body.stage();
-        stage.outputs(&mut |output| outbox.append(&mut output.unsent()));
+        if !broken!(OutboxLeftOut) {
+            stage.outputs(&mut |output| outbox.append(&mut output.unsent()));
+        }
         let keyed = stage.table_count() > 0;
         if keyed {
             let path = Part::segment_path(&self.parts.files, checkpoint);

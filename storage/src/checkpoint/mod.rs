@@ -71,6 +71,9 @@ struct Counter {
 
 impl Counter {
     fn found(&mut self, id: u64) {
+        if broken!(IdsStartOver) {
+            return;
+        }
         self.tried = self.tried.max(id);
     }
 
@@ -252,7 +255,7 @@ impl CheckpointStore {
             let header = file.read(0, manifest::HEADER_BYTES)?;
             let file_bytes = manifest::file_bytes(&path, &header)?;
             file.expect_length(file_bytes)?;
-            if sync {
+            if sync && !broken!(ManifestUnsynced) {
                 file.sync_data()?;
             }
             file.read_exactly(0, file_bytes as usize)

@@ -1,8 +1,8 @@
 //! What tests may do to a gate: break a rule of it, and look inside.
 
 use super::{BarrierMode, Capture, Gate, Ready};
-use crate::barrier::fault::Fault;
 use crate::barrier::transition::{Transition, Transitions};
+use crate::fault::Fault;
 use thalweg_storage::CheckpointId;
 
 impl Gate {

@@ -5,9 +5,9 @@ mod steps;
 
 use super::CheckpointMode;
 use super::plan::{Plan, Rng, TIMEOUT};
-use crate::barrier::fault::Fault;
 use crate::barrier::transition::Transitions;
 use crate::barrier::{Announcement, BarrierMode, Gate, Look};
+use crate::fault::Fault;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use thalweg_storage::CheckpointId;
 

@@ -12,8 +12,8 @@ mod job;
 mod plan;
 
 use super::{ChannelKind, CheckpointMode};
-pub use job::Outcome;
 use job::Job;
+pub use job::Outcome;
 use plan::{Plan, Rng, TIMEOUT};
 
 /// Runs the schedule of a seed: every eighth each around aligned-only channels, with several aligned rounds in flight and

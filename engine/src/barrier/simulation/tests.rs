@@ -2,7 +2,7 @@
 
 use super::job::DriverFault;
 use super::*;
-use crate::barrier::fault::Fault;
+use crate::fault::Fault;
 use proptest::prelude::*;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 

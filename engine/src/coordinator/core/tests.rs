@@ -294,7 +294,7 @@ fn excess_requests_queue_at_max_concurrent_1_2_and_5() {
 }
 
 #[test]
-fn an_unaligned_checkpoint_never_overlaps_another() {
+pub(crate) fn an_unaligned_checkpoint_never_overlaps_another() {
     let unaligned = Some(CheckpointMode::Unaligned);
     let timeout = Some(CheckpointMode::AlignedWithTimeout(SECOND));
     for (first, second) in [(None, unaligned), (unaligned, None), (timeout, timeout), (None, timeout)] {
@@ -438,7 +438,7 @@ fn an_announced_newer_checkpoint_does_not_end_an_older_one() {
 }
 
 #[test]
-fn publishing_cannot_be_aborted() {
+pub(crate) fn publishing_cannot_be_aborted() {
     let mut settings = config();
     settings.checkpoint.timeout = SECOND;
     let mut job = Job::running(settings);
@@ -578,7 +578,7 @@ fn a_segment_of_a_failed_checkpoint_survives_where_a_later_one_names_it() {
 }
 
 #[test]
-fn an_acknowledgement_holds_its_files_until_its_checkpoint_ends() {
+pub(crate) fn an_acknowledgement_holds_its_files_until_its_checkpoint_ends() {
     let mut job = Job::running(config());
     job.pass(SECOND);
     job.ack_with(0, 1, naming(&["shared/one"], &["chk-1/x"]));
