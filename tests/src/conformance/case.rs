@@ -37,7 +37,7 @@ pub struct Case {
 }
 
 /// The lists of all families.
-const LISTS: [&[Case]; 1] = [super::topologies::CASES];
+const LISTS: [&[Case]; 3] = [super::topologies::CASES, super::stress::CASES, super::changed_mode::CASES];
 
 /// All cases, family by family.
 pub fn all() -> impl Iterator<Item = &'static Case> {

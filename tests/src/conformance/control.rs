@@ -30,6 +30,10 @@ pub struct Control {
     pub interval: Duration,
     /// Number of splits of each source.
     pub splits: u64,
+    /// Whether the values of a split may come in any order.
+    unordered: bool,
+    /// Failures that the job's driver caused.
+    injected: AtomicU64,
     /// Whether the job fails by the schedule; else it ends when told to.
     scheduled: bool,
     told_to_end: AtomicBool,
@@ -50,18 +54,25 @@ pub struct Control {
 impl Control {
     /// For a job with `splits` splits per source that fails by the schedule and then ends.
     pub fn new(interval: Duration, splits: u64) -> Arc<Self> {
-        Self::with_schedule(interval, splits, true)
+        Arc::new(Self::with_schedule(interval, splits, true))
     }
 
     /// For a job that goes on until [`Control::end`], whatever happens to it meanwhile.
     pub fn unscheduled(interval: Duration, splits: u64) -> Arc<Self> {
-        Self::with_schedule(interval, splits, false)
+        Arc::new(Self::with_schedule(interval, splits, false))
     }
 
-    fn with_schedule(interval: Duration, splits: u64, scheduled: bool) -> Arc<Self> {
-        Arc::new(Control {
+    /// For a job that does not keep the order of a split's values, and ends when its driver says so.
+    pub fn unordered(interval: Duration, splits: u64) -> Arc<Self> {
+        Arc::new(Control { unordered: true, ..Self::with_schedule(interval, splits, false) })
+    }
+
+    fn with_schedule(interval: Duration, splits: u64, scheduled: bool) -> Self {
+        Control {
             interval,
             splits,
+            unordered: false,
+            injected: AtomicU64::new(0),
             scheduled,
             told_to_end: AtomicBool::new(false),
             completed: AtomicU64::new(0),
@@ -70,7 +81,22 @@ impl Control {
             violations: Mutex::default(),
             misdelivered: Default::default(),
             ends: Mutex::default(),
-        })
+        }
+    }
+
+    /// True when the values of a split may come in any order.
+    pub(super) fn is_unordered(&self) -> bool {
+        self.unordered
+    }
+
+    /// The job's driver has caused a failure.
+    pub fn injected(&self) {
+        self.injected.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// All failures caused, by parts of the job and its driver.
+    pub fn failures_in_all(&self) -> u64 {
+        self.failures().iter().sum::<u64>() + self.injected.load(Ordering::Relaxed)
     }
 
     /// The failing operator begins a run with `completed` checkpoints in its state.

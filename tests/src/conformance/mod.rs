@@ -10,11 +10,14 @@
 
 pub mod case;
 mod control;
+mod changed_mode;
 mod operators;
+mod parcel;
 mod record;
 mod run;
 mod sink;
 mod source;
+mod stress;
 mod topologies;
 mod topology;
 mod verdict;

@@ -12,12 +12,13 @@ use thalweg::{DriverChoice, Engine, RestartStrategy};
 use thalweg_storage::io::{CrashProfile, Fault, OpKind, SimDisk};
 
 /// A job that takes longer than this is stuck. Generous: the machine is busy on purpose.
-const WATCHDOG: Duration = Duration::from_secs(120);
+const WATCHDOG: Duration = Duration::from_secs(300);
 
 /// A simulated job that takes more steps is stuck.
 const STEPS_MAX: u64 = 1_000_000;
 
-fn settings(
+/// What all jobs have in common.
+pub fn settings(
     scenario: &Scenario,
     ring_batches: usize,
     batch_records: usize,
@@ -220,10 +221,11 @@ impl CrashRun {
 }
 
 /// The SplitMix64 generator.
-struct Random(u64);
+pub struct Random(pub u64);
 
 impl Random {
-    fn next(&mut self) -> u64 {
+    /// Any number.
+    pub fn next(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
         let mut z = self.0;
         z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
@@ -232,7 +234,7 @@ impl Random {
     }
 
     /// A number below `bound`, which is not zero.
-    fn below(&mut self, bound: u64) -> u64 {
+    pub fn below(&mut self, bound: u64) -> u64 {
         self.next() % bound
     }
 }

@@ -94,7 +94,7 @@ impl Watch {
     pub fn outcome(&self, control: &Control, verdict: Verdict, digest: u64) -> Outcome {
         let [lost, duplicated, out_of_order] = control.misdeliveries();
         let tally = Tally {
-            failures: control.failures().iter().sum(),
+            failures: control.failures_in_all(),
             restores: self.restored.len() as u64,
             lost: lost.max(verdict.lost),
             duplicated: duplicated.max(verdict.duplicated),

@@ -16,8 +16,8 @@ use job::Job;
 pub use job::Outcome;
 use plan::{Plan, Rng, TIMEOUT};
 
-/// Runs the schedule of a seed: every eighth each around aligned-only channels, with several aligned rounds in flight and
-/// before sinks that never consume, the others in jobs of any kind.
+/// Runs the schedule of a seed: every eighth each around aligned-only channels, with several aligned rounds in flight,
+/// before sinks that never consume and with timers and aborts all the time, the others in jobs of any kind.
 pub fn schedule(seed: u64) -> Outcome {
     match seed % 8 {
         0 => run(seed, tangle),
@@ -26,6 +26,7 @@ pub fn schedule(seed: u64) -> Outcome {
             plan.mode = [CheckpointMode::Unaligned, TIMEOUT][rng.below(2)];
             freeze(plan);
         }),
+        3 => run(seed, interrupt),
         _ => run(seed, |_, _| {}),
     }
 }
@@ -35,6 +36,13 @@ fn run(seed: u64, adjust: impl Fn(&mut Plan, &mut Rng)) -> Outcome {
     let mut plan = Plan::random(&mut rng);
     adjust(&mut plan, &mut rng);
     Job::new(&plan, &mut rng, None, None).run()
+}
+
+/// Timers that run out and aborts that come at every moment, before their rounds are known too.
+fn interrupt(plan: &mut Plan, _: &mut Rng) {
+    plan.mode = TIMEOUT;
+    plan.savepoint_percent = 10;
+    (plan.triggers, plan.aborts, plan.expiries, plan.crashes) = (16, 12, 48, 0);
 }
 
 /// Several rounds in flight, which none but aligned ones can be.

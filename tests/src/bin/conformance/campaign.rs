@@ -7,7 +7,8 @@ use crate::report::{self, Row};
 use crate::schedules;
 use indicatif::{ProgressBar, ProgressStyle};
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 use thalweg_tests::conformance::{Case, Family, Outcome, case};
 
@@ -39,6 +40,9 @@ pub struct Options {
     /// Ends after the run during which this many minutes have passed
     #[arg(long, default_value_t = 600)]
     minutes: u64,
+    /// Runs at once
+    #[arg(long, default_value_t = 1)]
+    jobs: usize,
     /// Prints JSON lines
     #[arg(long)]
     json: bool,
@@ -90,39 +94,52 @@ pub fn run(options: &Options) -> bool {
         Burners::start(cores, limit.as_secs() + 2 * HANG.as_secs()).expect("another process")
     });
     let begin = Instant::now();
-    let mut rows: Vec<Row> = cases.iter().map(|case| Row::new(case, options.seed)).collect();
+    let rows: Vec<Mutex<Row>> = cases.iter().map(|case| Mutex::new(Row::new(case, options.seed))).collect();
     let bar = progress(total);
-    let now_running = watchdog();
-    let mut done = 0;
-    while done < total && begin.elapsed() < limit {
-        let (index, seed) = (done as usize % cases.len(), options.seed + done / cases.len() as u64);
-        let case = cases[index];
-        bar.set_message(format!("{} seed {seed}", case.name));
-        *now_running.lock().unwrap_or_else(PoisonError::into_inner) = Some((case.name, seed, Instant::now()));
-        let outcome = catch_unwind(AssertUnwindSafe(|| (case.run)(seed))).unwrap_or_else(|panic| {
-            let what = panic.downcast_ref::<String>().cloned();
-            let what = what.or_else(|| panic.downcast_ref::<&str>().map(ToString::to_string));
-            Outcome { violations: vec![format!("panic: {}", what.unwrap_or_default())], ..Outcome::default() }
-        });
-        rows[index].add(seed, &outcome);
-        if !outcome.violations.is_empty() {
-            bar.suspend(|| eprintln!("{} seed {seed}:\n{}", case.name, outcome.violations.join("\n")));
+    let jobs = options.jobs.max(1);
+    let now_running = watchdog(jobs);
+    let (next, done) = (AtomicU64::new(0), AtomicU64::new(0));
+    std::thread::scope(|scope| {
+        for job in 0..jobs {
+            let (cases, rows, bar, next, done, now_running) =
+                (&cases, &rows, &bar, &next, &done, &now_running);
+            scope.spawn(move || {
+                loop {
+                    let number = next.fetch_add(1, Ordering::Relaxed);
+                    if number >= total || begin.elapsed() >= limit {
+                        break;
+                    }
+                    let index = (number % cases.len() as u64) as usize;
+                    let (case, seed) = (cases[index], options.seed + number / cases.len() as u64);
+                    bar.set_message(format!("{} seed {seed}", case.name));
+                    lock(now_running)[job] = Some((case.name, seed, Instant::now()));
+                    let outcome = guarded(case, seed);
+                    lock(now_running)[job] = None;
+                    lock(&rows[index]).add(seed, &outcome);
+                    if !outcome.violations.is_empty() {
+                        let what = outcome.violations.join("\n");
+                        bar.suspend(|| eprintln!("{} seed {seed}:\n{what}", case.name));
+                    }
+                    done.fetch_add(1, Ordering::Relaxed);
+                    bar.inc(1);
+                }
+            });
         }
-        done += 1;
-        bar.inc(1);
-        if let Some(burners) = &mut burners {
-            assert_eq!(burners.running(), cores, "the machine is not kept busy any more");
-        }
-    }
-    *now_running.lock().unwrap_or_else(PoisonError::into_inner) = None;
+    });
+    let done = done.into_inner();
     bar.finish_and_clear();
+    if let Some(burners) = &mut burners {
+        assert_eq!(burners.running(), cores, "the machine was not kept busy to the end");
+    }
     drop(burners);
+    let rows: Vec<Row> =
+        rows.into_iter().map(|row| row.into_inner().unwrap_or_else(PoisonError::into_inner)).collect();
     if !options.json {
         println!(
             "{done} of {total} runs in {:.0} s, seeds {} to {}{}",
             begin.elapsed().as_secs_f64(),
             options.seed,
-            options.seed + done.saturating_sub(1) / cases.len() as u64,
+            options.seed + total.saturating_sub(1) / cases.len() as u64,
             if options.contended {
                 format!(", {cores} cores kept busy by {cores} other processes")
             } else {
@@ -141,20 +158,31 @@ fn progress(total: u64) -> ProgressBar {
     ProgressBar::new(total).with_style(style.expect("the template is good"))
 }
 
-/// What runs now: its name, seed and when it began.
-type NowRunning = Arc<Mutex<Option<(&'static str, u64, Instant)>>>;
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// One run; a panic is a violation.
+fn guarded(case: &Case, seed: u64) -> Outcome {
+    catch_unwind(AssertUnwindSafe(|| (case.run)(seed))).unwrap_or_else(|panic| {
+        let what = panic.downcast_ref::<String>().cloned();
+        let what = what.or_else(|| panic.downcast_ref::<&str>().map(ToString::to_string));
+        Outcome { violations: vec![format!("panic: {}", what.unwrap_or_default())], ..Outcome::default() }
+    })
+}
+
+/// What each thread runs now: its name, seed and when it began.
+type NowRunning = Arc<Mutex<Vec<Option<(&'static str, u64, Instant)>>>>;
 
 /// A thread that ends the program when a run hangs.
-fn watchdog() -> NowRunning {
-    let now_running = NowRunning::default();
+fn watchdog(jobs: usize) -> NowRunning {
+    let now_running: NowRunning = Arc::new(Mutex::new(vec![None; jobs]));
     let watched = Arc::clone(&now_running);
     std::thread::spawn(move || {
         loop {
             std::thread::sleep(Duration::from_secs(1));
-            let running = *watched.lock().unwrap_or_else(PoisonError::into_inner);
-            if let Some((name, seed, since)) = running
-                && since.elapsed() > HANG
-            {
+            let hung = lock(&watched).iter().flatten().find(|(_, _, since)| since.elapsed() > HANG).copied();
+            if let Some((name, seed, _)) = hung {
                 eprintln!("{name} seed {seed}: HUNG, no end after {HANG:?}");
                 std::process::exit(3);
             }
