@@ -1,14 +1,13 @@
 //! What a batch costs on the engine's channel: filled record by record, handed over, read record by record, given back.
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
-use std::collections::VecDeque;
 use std::hint::black_box;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 use thalweg::clock::Nanos;
 use thalweg::ring::doorbell::{Doorbell, Wake};
-use thalweg::ring::{BatchPool, ChannelSpec, Receiver, Sender, channel};
+use thalweg::ring::{BatchPool, ChannelSpec, Receiver, Restored, Sender, channel};
 
 /// Records per batch.
 const BATCH_RECORDS: usize = 1024;
@@ -31,7 +30,7 @@ fn pair(ring_batches: usize) -> (Sender<u64>, Receiver<u64>) {
         consumer: Doorbell::new(NeverAsleep),
         producer: Doorbell::new(NeverAsleep),
     };
-    channel(spec, VecDeque::new())
+    channel(spec, Restored::default())
 }
 
 /// Sends `batches` full batches, as fast as the other side returns them.

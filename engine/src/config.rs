@@ -19,6 +19,21 @@ pub enum CheckpointMode {
     AtLeastOnce,
 }
 
+/// Which completed checkpoints stay when the job ends (`execution.checkpointing.externalized-checkpoint-retention`).
+///
+/// Unlike in Flink all stay unless asked otherwise: there is no cluster that remembers a job, so a job that is started again
+/// continues from its checkpoint directory, and finds there what its sinks have committed. A savepoint always stays.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum CheckpointRetention {
+    /// All stay, however the job ends.
+    #[default]
+    RetainOnCancellation,
+    /// They stay when the job fails or the engine shuts down, and go when a user cancels it or it finishes.
+    DeleteOnCancellation,
+    /// They serve restarts within the process only, and go with the job.
+    NoExternalizedCheckpoints,
+}
+
 /// A time span as people write it (`"500ms"`, `"3min"`) or as a [`Duration`].
 ///
 /// Text is parsed when the engine is built, and a mistake in it is reported then.
@@ -195,6 +210,12 @@ pub struct EngineConfig {
     pub mode: CheckpointMode,
     /// Completed checkpoints that are kept (`state.checkpoints.num-retained`).
     pub retained: usize,
+    /// Which completed checkpoints stay when the job ends (`execution.checkpointing.externalized-checkpoint-retention`).
+    pub retention: CheckpointRetention,
+    /// Checkpoints whose statistics are kept (`web.checkpoints.history`).
+    pub checkpoint_history: usize,
+    /// Directory of savepoints for which no other is given (`execution.checkpointing.savepoint-dir`).
+    pub savepoint_dir: Option<PathBuf>,
     /// Whether checkpoints write only what changed (`execution.checkpointing.incremental`).
     pub incremental: bool,
     /// Where keyed state lives (`state.backend.type`).

@@ -4,6 +4,7 @@ use crate::clock::Nanos;
 pub use crate::config::CheckpointMode;
 pub use crate::error::TaskFailure;
 use crate::task::Task;
+use std::path::Path;
 use std::sync::Arc;
 use thalweg_storage::manifest::{ChannelState, KeyedStateMeta, SubtaskState};
 use thalweg_storage::{AttemptId, CheckpointId};
@@ -12,13 +13,51 @@ use thalweg_storage::{AttemptId, CheckpointId};
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct TaskId(pub u32);
 
-/// A checkpoint that every task must take part in.
+/// What becomes of the data on their way when a job stops with a savepoint.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum StopMode {
+    /// The sources end as though there were no more input: operators emit their last results, which are committed, and the
+    /// savepoint is of a job that has ended. To change the job or its place, use `Suspend`.
+    Drain,
+    /// Everything stands still where the savepoint finds it; a job that starts from it goes on as if there had been no stop.
+    Suspend,
+}
+
+/// What tasks are asked for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum SnapshotKind {
+    /// A checkpoint: incremental, in the job's directory.
+    Checkpoint,
+    /// A savepoint: complete by itself, without in-flight data, in a directory of its own.
+    Savepoint {
+        /// That directory.
+        dir: Arc<Path>,
+        /// The job stops once it is complete.
+        stop: Option<StopMode>,
+    },
+}
+
+impl SnapshotKind {
+    /// How the job stops with it, if it does.
+    pub fn stop(&self) -> Option<StopMode> {
+        if let SnapshotKind::Savepoint { stop, .. } = self { *stop } else { None }
+    }
+
+    /// True for a savepoint.
+    pub fn is_savepoint(&self) -> bool {
+        matches!(self, SnapshotKind::Savepoint { .. })
+    }
+}
+
+/// A checkpoint or savepoint that every task must take part in.
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Trigger {
     /// The checkpoint.
     pub checkpoint: CheckpointId,
-    /// Its mode.
+    /// Its mode; a savepoint is aligned.
     pub mode: CheckpointMode,
+    /// What it is.
+    pub kind: SnapshotKind,
     /// When the coordinator triggered it; alignment timeouts count from here.
     pub triggered_at: Nanos,
 }
@@ -28,9 +67,11 @@ pub struct Trigger {
 pub enum TaskCommand {
     /// Take part in a checkpoint.
     Trigger(Trigger),
-    /// The checkpoint has failed; forget it. Prepared output stays prepared.
-    Abort(CheckpointId),
-    /// The checkpoint is complete: commit what its manifest lists. Each task hears this once per checkpoint.
+    /// The checkpoint has failed; forget it. Prepared output stays prepared. With it comes the latest completed checkpoint, so
+    /// that whoever keeps something for older ones knows that it may go.
+    Abort(CheckpointId, Option<CheckpointId>),
+    /// The checkpoint is complete: commit what its manifest lists. Each task hears this once per checkpoint, and of a
+    /// savepoint only where the job stops with it.
     Complete(CheckpointId),
     /// The job runs without checkpoints and all of its data have arrived: commit what is prepared.
     CommitFinal,
@@ -62,16 +103,24 @@ pub struct TaskSnapshot {
 /// What one task's part of a checkpoint cost.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct SnapshotStats {
-    /// From the trigger until the task snapshotted, in nanoseconds.
+    /// From the trigger until the task first heard of the barrier, in nanoseconds.
     pub start_delay_ns: u64,
+    /// From then until it snapshotted, in nanoseconds.
+    pub alignment_ns: u64,
     /// The synchronous part, in nanoseconds.
     pub sync_ns: u64,
     /// From the snapshot until the acknowledgement, in nanoseconds.
     pub async_ns: u64,
     /// Bytes written or inlined for state.
     pub state_bytes: u64,
+    /// Bytes of all state that the checkpoint names, those of earlier checkpoints included.
+    pub full_state_bytes: u64,
+    /// Files written.
+    pub files: u32,
     /// Records captured in flight.
     pub in_flight_records: u64,
+    /// Their bytes.
+    pub in_flight_bytes: u64,
     /// True when the task snapshotted without alignment.
     pub unaligned: bool,
 }

@@ -48,6 +48,19 @@ pub enum Error {
     /// A checkpoint that was asked for did not complete. The job goes on.
     #[error("the checkpoint did not complete: {0}")]
     CheckpointFailed(String),
+    /// A savepoint that was asked for is not complete, or the job did not stop with it. The message says which; unless it
+    /// says otherwise the job goes on.
+    #[error("the savepoint failed: {0}")]
+    SavepointFailed(String),
+    /// The job cannot start from what it was told to start from. Nothing was started.
+    #[error("cannot start from {path}: {source}", path = path.display())]
+    Restore {
+        /// The path that was given.
+        path: std::path::PathBuf,
+        /// What is wrong with it and what would be right.
+        #[source]
+        source: StoreError,
+    },
 }
 
 /// An error of user or connector code.

@@ -30,11 +30,11 @@ pub mod graph;
 pub mod dataflow;
 pub mod job;
 
-pub use control::CheckpointMode;
-pub use coordinator::{JobStatus, RestartStrategy};
+pub use control::{CheckpointMode, StopMode};
+pub use coordinator::{CheckpointRetention, ExponentialDelay, JobStatus, RestartStrategy};
 pub use dataflow::{DataStream, Dataflow};
 pub use error::Error;
-pub use job::{Engine, EngineBuilder, JobHandle};
+pub use job::{Engine, EngineBuilder, JobHandle, RestoreMode, RestoreSettings};
 pub use thalweg_storage::{CheckpointId, Data, Key, data, pod};
 pub use worker::DriverChoice;
 

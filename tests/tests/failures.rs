@@ -329,3 +329,35 @@ fn the_engine_restores_what_a_manual_checkpoint_holds_and_cancelling_commits_not
     output.sort();
     assert!(output == (0..50_000).collect::<Vec<u64>>(), "{} records", output.len());
 }
+
+#[test]
+fn a_stuck_operator_is_named_with_its_partition_and_for_how_long() {
+    let open = Arc::new(AtomicBool::new(false));
+    let engine = small_engine().heartbeat_timeout("300ms").build().unwrap();
+    let flow = Dataflow::new("stuck");
+    let gate = Arc::clone(&open);
+    flow.source("numbers", GeneratorSource::new(Some(100), |n| n))
+        .key_by(|n: &u64| *n)
+        .process(
+            "stuck",
+            ValueStateDescriptor::<u64>::new("value"),
+            move |_: &u64, n: u64, _: ValueState<'_, u64, u64>, out: &mut Collector<u64>| {
+                // Partition 1 of two, by the key's group.
+                while n == 7 && !gate.load(Ordering::SeqCst) {
+                    std::thread::yield_now();
+                }
+                out.collect(n);
+                Ok(())
+            },
+        )
+        .sink("sink", CollectSink::new());
+    let job = engine.run(flow).unwrap();
+    let message = failure(&job);
+    open.store(true, Ordering::SeqCst);
+    assert!(
+        message.contains("has stood still for 0.") || message.contains("has stood still for 1."),
+        "{message}"
+    );
+    assert!(message.contains("operator stuck") && message.contains("partition "), "{message}");
+    assert!(message.contains("has not returned"), "{message}");
+}

@@ -265,6 +265,11 @@ impl Gate {
         self.ready
     }
 
+    /// The oldest round whose barrier has arrived, on one channel at least, and that is not snapshotted.
+    pub fn aligning(&self) -> Option<CheckpointId> {
+        self.rounds.iter().find(|round| round.heard() && !round.snapshotted).map(|round| round.checkpoint)
+    }
+
     /// The round that [`Gate::ready`] names has been announced on all outputs and snapshotted.
     ///
     /// Releases the channels it held back; an unaligned round opens its captures at the consumed positions.

@@ -99,6 +99,11 @@ impl Round {
         }
     }
 
+    /// True once a barrier has arrived, or may have with the trigger.
+    pub fn heard(&self) -> bool {
+        self.started && (self.positions.is_empty() || self.positions.iter().any(|position| position.bounded))
+    }
+
     pub fn expire(&mut self) {
         self.expired = true;
     }

@@ -4,22 +4,34 @@
 //! for a checkpoint, and commits it once that checkpoint is complete. Both are polled on a worker and must never
 //! block: disk access goes through the [`DiskHandle`] of their context.
 
+pub mod blocking;
+pub mod commit;
 #[cfg(feature = "files")]
 pub mod files;
 pub mod generator;
 pub mod memory;
 pub mod pull;
 pub mod push;
+#[cfg(feature = "sqlite")]
+pub mod sqlite;
 #[cfg(test)]
 mod testing;
+pub mod two_phase;
 mod waiters;
+pub mod write_ahead;
 
+pub use blocking::Calls;
+pub use commit::{CommitError, CommitRetries};
 #[cfg(feature = "files")]
 pub use files::{FileSink, FileSource};
 pub use generator::GeneratorSource;
 pub use memory::{CollectSink, CountingSink, MemorySink, VecSource};
 pub use pull::{Egress, PullSink};
 pub use push::{Ingress, PushSource};
+#[cfg(feature = "sqlite")]
+pub use sqlite::SqliteStore;
+pub use two_phase::{TransactionId, TwoPhaseCommitSink, TwoPhaseSink};
+pub use write_ahead::{MarkerKey, WriteAheadSink, WriteAheadStore};
 
 use crate::clock::Nanos;
 pub use crate::error::{BoxError, OutputLost};
@@ -31,6 +43,8 @@ use thalweg_storage::{AttemptId, CheckpointId, Data};
 /// What a source reader or a sink writer knows of its surroundings.
 #[derive(Clone)]
 pub struct ConnectorContext {
+    /// The job's name.
+    pub job: Arc<str>,
     /// Uid of the operator.
     pub uid: Arc<str>,
     /// Index of this subtask.
@@ -190,6 +204,18 @@ pub struct SinkSnapshot<S> {
     pub committables: Vec<Vec<u8>>,
 }
 
+/// Prepared output that a writer hands over by [`SinkWriter::take_prepared`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PreparedOutput {
+    /// The checkpoint it is prepared for.
+    pub checkpoint: CheckpointId,
+    /// The original subtask: the one under whose name the outside world knows the output. After a restore at another
+    /// parallelism it is this that decides who commits it, and who clears away what no checkpoint lists.
+    pub subtask: u32,
+    /// The committable, in the sink's own encoding.
+    pub bytes: Vec<u8>,
+}
+
 /// Writes the records of one subtask, in two phases: prepare at a checkpoint, commit once it is complete.
 ///
 /// The engine stores all prepared and not yet committed output in every manifest and hands it to `commit`; an
@@ -219,7 +245,8 @@ pub trait SinkWriter: Send + 'static {
     }
 
     /// Takes the state and prepares the output of everything written so far, `end` telling that no record will ever
-    /// follow. Must not wait: what remains to be made durable is reported by [`SinkWriter::prepared`].
+    /// follow. Must not wait: what remains to be made durable is reported by [`SinkWriter::prepared`], and what the
+    /// outside system names only then is handed over by [`SinkWriter::take_prepared`].
     ///
     /// # Errors
     /// The attempt fails.
@@ -234,6 +261,13 @@ pub trait SinkWriter: Send + 'static {
         Ok(true)
     }
 
+    /// Takes prepared output that [`SinkWriter::prepare`] could not return, in the order of checkpoints: what became known
+    /// later, and what an earlier run's subtask of another index had begun. Called each time [`SinkWriter::prepared`] has said
+    /// yes; by then the output of that checkpoint and of all before it, aborted ones included, must be there.
+    fn take_prepared(&mut self) -> Vec<PreparedOutput> {
+        Vec::new()
+    }
+
     /// Starts to make `committables` visible, in order. Idempotent. Progress is made by `poll`; done when
     /// [`SinkWriter::committed`] says so.
     ///
@@ -244,7 +278,7 @@ pub trait SinkWriter: Send + 'static {
     /// True when nothing handed to `commit` is outstanding.
     fn committed(&self) -> bool;
 
-    /// True while records written have not been prepared or the writer has open output that only an ending
-    /// `prepare` would hand over.
+    /// True while records written have not been prepared, while the writer has open output that only an ending `prepare`
+    /// would hand over, and while committables are still to come by [`SinkWriter::take_prepared`].
     fn has_unprepared(&self) -> bool;
 }

@@ -70,6 +70,7 @@ pub(crate) fn context_on(
     attempt: u64,
 ) -> ConnectorContext {
     ConnectorContext {
+        job: "job".into(),
         uid: "connector".into(),
         subtask,
         parallelism,

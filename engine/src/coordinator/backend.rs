@@ -1,7 +1,7 @@
 //! What the coordinator needs of a checkpoint directory.
 
-use std::path::Path;
-use thalweg_storage::checkpoint::CheckpointStore;
+use std::path::{Path, PathBuf};
+use thalweg_storage::checkpoint::{CheckpointStore, FoundSnapshot};
 use thalweg_storage::manifest::Manifest;
 use thalweg_storage::{AttemptId, CheckpointId, StoreError};
 
@@ -43,6 +43,38 @@ pub trait CheckpointBackend: Send {
         retained: usize,
         in_use: &dyn Fn(&str) -> bool,
     ) -> Result<u64, StoreError>;
+
+    /// Takes over a savepoint or checkpoint that a user has named, under the next id: once a restore from what this returns
+    /// has worked, it is to be published. With `claim` the original is deleted when that checkpoint is released.
+    ///
+    /// # Errors
+    /// Nothing has changed.
+    fn take_over(&mut self, found: FoundSnapshot, claim: bool) -> Result<Manifest, StoreError>;
+
+    /// Prepares a savepoint below the directory `root`; returns its id and its own directory.
+    ///
+    /// # Errors
+    /// The savepoint can't be taken; nothing has changed.
+    fn begin_savepoint(&mut self, root: &Path) -> Result<(CheckpointId, PathBuf), StoreError>;
+
+    /// Makes a savepoint complete. Returns the number of bytes of the manifest.
+    ///
+    /// # Errors
+    /// - [`StoreError::OutcomeUnknown`]: it may or may not be complete; nothing has been deleted.
+    /// - any other: it is not complete.
+    fn publish_savepoint(&mut self, manifest: &Manifest) -> Result<u64, StoreError>;
+
+    /// Deletes a savepoint that was begun and not published. May be called several times for one id.
+    ///
+    /// # Errors
+    /// Some files remain; nothing else is wrong.
+    fn discard_savepoint(&mut self, id: CheckpointId) -> Result<(), StoreError>;
+
+    /// Deletes all completed checkpoints; no attempt runs.
+    ///
+    /// # Errors
+    /// Some files remain; nothing else is wrong.
+    fn remove_all(&mut self) -> Result<(), StoreError>;
 
     /// Deletes those of a failed checkpoint's `files` that no retained manifest names and that are not `in_use`, and
     /// what else belongs to that checkpoint alone. May be called several times for one id, with other files.
@@ -88,5 +120,20 @@ impl CheckpointBackend for CheckpointStore {
         in_use: &dyn Fn(&str) -> bool,
     ) -> Result<(), StoreError> {
         CheckpointStore::discard(self, id, files, in_use)
+    }
+    fn take_over(&mut self, found: FoundSnapshot, claim: bool) -> Result<Manifest, StoreError> {
+        CheckpointStore::take_over(self, found, claim)
+    }
+    fn begin_savepoint(&mut self, root: &Path) -> Result<(CheckpointId, PathBuf), StoreError> {
+        CheckpointStore::begin_savepoint(self, root)
+    }
+    fn publish_savepoint(&mut self, manifest: &Manifest) -> Result<u64, StoreError> {
+        CheckpointStore::publish_savepoint(self, manifest)
+    }
+    fn discard_savepoint(&mut self, id: CheckpointId) -> Result<(), StoreError> {
+        CheckpointStore::discard_savepoint(self, id)
+    }
+    fn remove_all(&mut self) -> Result<(), StoreError> {
+        CheckpointStore::remove_all(self)
     }
 }

@@ -10,26 +10,31 @@
 //! - the completion of a checkpoint ends all older ones under way. By then every task has taken its snapshot for them
 //!   too, in order, so nothing that still aligns is ever cut short; what sinks prepared for them is listed by the
 //!   completed one;
+//! - a savepoint ends no other checkpoint and is ended by none, except that one which stops the job counts as a checkpoint
+//!   from the moment when it is complete;
 //! - once it is unknown what is durable, or once a worker is lost whose tasks may live on, no file is deleted.
 
 mod checkpoints;
+mod stop;
+mod workers;
 #[cfg(test)]
 mod prop_tests;
 #[cfg(test)]
 pub(crate) mod tests;
 
-use super::config::CoordinatorConfig;
+use super::config::{CheckpointRetention, CoordinatorConfig};
 use super::event::{Action, Deployed, Event};
 use super::files::Files;
 use super::heartbeat::Heartbeats;
 use super::pending::{FailReason, Pending};
 use super::restart::Restarts;
 use super::shared::JobStatus;
-use super::stats::CheckpointStats;
+use super::stats::{CheckpointStats, Histograms};
 use super::trigger::{Start, Triggers};
 use crate::clock::Nanos;
-use crate::control::{Report, TaskCommand, TaskId};
+use crate::control::{TaskCommand, TaskId};
 use std::collections::{BTreeMap, BTreeSet};
+use stop::{Ended, StopUnderWay};
 use thalweg_storage::{AttemptId, CheckpointId};
 
 /// The coordinator of one job.
@@ -48,6 +53,9 @@ pub(super) struct Core {
     /// The checkpoint whose manifest is being published.
     finalising: Option<CheckpointId>,
     failed_in_a_row: u32,
+    stop: Option<StopUnderWay>,
+    /// Savepoints of this run that have ended, the latest of them.
+    savepoints: Ended,
     triggers: Triggers,
     files: Files,
     keep_files: bool,
@@ -57,6 +65,7 @@ pub(super) struct Core {
     /// The job ends then, even if workers still have tasks.
     give_up_at: Option<Nanos>,
     stats: CheckpointStats,
+    histograms: Histograms,
     stats_version: u64,
     actions: Vec<Action>,
 }
@@ -115,14 +124,17 @@ impl Core {
             beginning: None,
             finalising: None,
             failed_in_a_row: 0,
+            stop: None,
+            savepoints: Ended::default(),
             triggers: Triggers::new(config.checkpoint),
             files: Files::new(config.checkpoint.retained),
             keep_files: false,
-            restarts: Restarts::new(config.restart),
+            restarts: Restarts::new(config.restart, config.restart_seed),
             heartbeats: Heartbeats::new(config.heartbeat_timeout),
             lost_workers: BTreeSet::new(),
             give_up_at: None,
-            stats: CheckpointStats::default(),
+            stats: CheckpointStats::new(config.checkpoint.history),
+            histograms: Histograms::default(),
             stats_version: 0,
             actions: Vec::new(),
         }
@@ -139,7 +151,7 @@ impl Core {
             }
             Event::Deployed(deployed) => self.deployed(deployed),
             Event::DeployFailed { message, fatal } => self.deploy_failed(message, fatal),
-            Event::Begun { id, unix_ms } => self.begun(id, unix_ms),
+            Event::Begun { id, unix_ms, dir } => self.begun(id, unix_ms, dir),
             Event::BeginFailed(message) => self.begin_failed(message),
             Event::Published(id) => self.published(id),
             Event::PublishFailed { id, message, outcome_unknown } => {
@@ -148,6 +160,7 @@ impl Core {
             Event::Report(report) => self.report(report),
             Event::Heartbeat { worker, beats, polling } => self.heartbeat(worker, beats, polling),
             Event::Trigger { request, mode } => self.requested(request, mode),
+            Event::Savepoint { request, wish } => self.savepoint_requested(request, wish),
             Event::Cancel { give_up } => self.cancel(give_up),
             Event::Tick => self.tick(),
         }
@@ -161,7 +174,7 @@ impl Core {
                 let expiries = self.pending.values().filter(|p| self.finalising != Some(p.id));
                 let expiry = expiries.map(|p| p.triggered_at.after(self.config.checkpoint.timeout)).min();
                 let trigger = match self.beginning {
-                    None => self.triggers.deadline(&self.modes_under_way()),
+                    None => self.triggers.deadline(&self.under_way()),
                     Some(_) => None,
                 };
                 expiry.into_iter().chain(trigger).min()
@@ -274,7 +287,7 @@ impl Core {
         if !restartable {
             return Then::Fail(cause);
         }
-        match self.restarts.next() {
+        match self.restarts.next(self.now) {
             Some(delay) => {
                 self.stats.restart_cause = Some(cause.clone());
                 self.actions.push(Action::Note(format!("the job restarts: {cause}")));
@@ -319,7 +332,7 @@ impl Core {
         let ids: Vec<CheckpointId> =
             self.pending.keys().copied().filter(|id| self.finalising != Some(*id)).collect();
         for id in ids {
-            self.end_failed(id, FailReason::AttemptEnded(why));
+            self.end_failed(id, &FailReason::AttemptEnded(why));
         }
         self.leave_if_stopped();
     }
@@ -334,10 +347,22 @@ impl Core {
         }
     }
 
+    /// True when the job's checkpoints are to be deleted at this end.
+    fn checkpoints_go_with(&self, status: &JobStatus) -> bool {
+        match self.config.checkpoint.retention {
+            CheckpointRetention::RetainOnCancellation => false,
+            // The end of the engine is not the end of the job.
+            CheckpointRetention::DeleteOnCancellation if self.give_up_at.is_some() => false,
+            CheckpointRetention::DeleteOnCancellation => !matches!(status, JobStatus::Failed(_)),
+            CheckpointRetention::NoExternalizedCheckpoints => true,
+        }
+    }
+
     /// No attempt is there any more: goes on to what follows.
     fn follow(&mut self, then: Then) {
         match then {
-            Then::Restart { at, .. } => {
+            Then::Restart { at, cause } => {
+                self.stop_came_to_nothing(&cause);
                 self.stats.restarts += 1;
                 self.stats_version += 1;
                 self.phase = Phase::Waiting { until: at };
@@ -351,6 +376,10 @@ impl Core {
     fn end(&mut self, status: JobStatus) {
         for request in self.triggers.stop() {
             self.actions.push(Action::Answer(request, Err("the job has ended".to_owned())));
+        }
+        self.answer_stop(&status);
+        if self.checkpointing && !self.keep_files && self.checkpoints_go_with(&status) {
+            self.actions.push(Action::RemoveCheckpoints);
         }
         self.phase = Phase::Ended(status.clone());
         self.actions.push(Action::Ended(status));
@@ -370,97 +399,6 @@ impl Core {
         }
         if give_up && self.give_up_at.is_none() {
             self.give_up_at = Some(self.now.after(self.config.shutdown_timeout));
-        }
-    }
-
-    fn report(&mut self, report: Report) {
-        match report {
-            Report::Acknowledged(attempt, task, id, snapshot) => {
-                self.acknowledged(attempt, task, id, *snapshot)
-            }
-            Report::Declined(attempt, task, id, message) => {
-                let finalising = self.finalising == Some(id) && !broken!(FinalisingAborted);
-                if self.is_running(attempt) && self.pending.contains_key(&id) && !finalising {
-                    self.fail_checkpoint(id, FailReason::Declined(task, message));
-                }
-            }
-            Report::AwaitsCommit(attempt, task) => {
-                let known = self.attempt.tasks.contains(&task) && !self.attempt.finished.contains(&task);
-                if self.is_running(attempt) && known {
-                    self.attempt.awaiting_commit.insert(task);
-                    if self.checkpointing {
-                        self.triggers.awaits_commit(task);
-                    }
-                    self.check_finished();
-                }
-            }
-            Report::Finished(attempt, task) => {
-                if self.is_running(attempt) && self.attempt.tasks.contains(&task) {
-                    self.attempt.finished.insert(task);
-                    self.triggers.task_finished(task);
-                    self.check_finished();
-                }
-            }
-            Report::Failed(attempt, _, failure) => {
-                if attempt == self.attempt.id {
-                    let lost = if failure.fatal { ", and output may have been lost" } else { "" };
-                    let cause = format!(
-                        "operator {}, partition {} failed: {}{lost}",
-                        failure.operator, failure.partition, failure.message
-                    );
-                    self.attempt_failed(cause, !failure.fatal);
-                }
-            }
-            Report::Cancelled(attempt, worker) => {
-                if attempt == self.attempt.id
-                    && let Phase::Stopping { waiting, .. } = &mut self.phase
-                {
-                    waiting.remove(&worker);
-                    self.leave_if_stopped();
-                }
-            }
-            Report::WorkerDied(worker, message) => {
-                self.worker_lost(worker, format!("worker {worker} has ended: {message}"));
-            }
-        }
-    }
-
-    fn heartbeat(&mut self, worker: usize, beats: u64, polling: Option<(String, u32)>) {
-        if !matches!(self.phase, Phase::Running | Phase::Stopping { .. }) {
-            return;
-        }
-        let Some(silence) = self.heartbeats.observe(self.now, worker, beats) else { return };
-        let who = match polling {
-            Some((operator, partition)) => {
-                format!("operator {operator}, partition {partition} has not returned")
-            }
-            None => "it polls no task".to_owned(),
-        };
-        let cause = format!(
-            "worker {worker} has stood still for {:.1} s: {who}. A task that does not return can't be cancelled, so \
-             the job fails without a restart",
-            silence.as_secs_f64()
-        );
-        self.worker_lost(worker, cause);
-    }
-
-    /// A worker will never answer again; its tasks may live on.
-    fn worker_lost(&mut self, worker: usize, cause: String) {
-        if !self.lost_workers.insert(worker) {
-            return;
-        }
-        self.keep_files = true;
-        match &mut self.phase {
-            Phase::Created | Phase::Waiting { .. } => self.end(JobStatus::Failed(cause)),
-            Phase::Deploying { then } => *then = Some(Then::Fail(cause)),
-            Phase::Running | Phase::Stopping { .. } => {
-                self.attempt_failed(cause, false);
-                if let Phase::Stopping { waiting, .. } = &mut self.phase {
-                    waiting.remove(&worker);
-                    self.leave_if_stopped();
-                }
-            }
-            Phase::Ended(_) => {}
         }
     }
 

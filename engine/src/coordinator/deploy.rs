@@ -4,7 +4,7 @@ use crate::control::{ReportSink, TaskId};
 use crate::task::Task;
 use std::sync::Arc;
 use thalweg_storage::AttemptId;
-use thalweg_storage::manifest::Manifest;
+use thalweg_storage::manifest::{EdgeState, Manifest};
 
 /// Builds the tasks of an attempt.
 pub trait Deploy: Send {
@@ -27,6 +27,8 @@ pub struct Deployment {
     pub tasks: Vec<(usize, TaskId, Box<dyn Task>)>,
     /// The operators, in the order in which manifests list them.
     pub operators: Vec<DeployedOperator>,
+    /// The edges, in any order.
+    pub edges: Vec<EdgeState>,
     /// In-flight records restored.
     pub restored_records: u64,
 }

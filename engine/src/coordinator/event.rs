@@ -2,8 +2,11 @@
 
 use super::pending::RequestId;
 use super::shared::JobStatus;
-use crate::control::{CheckpointMode, Report, TaskCommand, TaskId, TaskSnapshot};
+use super::trigger::Wish;
+use crate::control::{CheckpointMode, Report, SnapshotKind, TaskCommand, TaskId, TaskSnapshot};
 use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::path::Path;
+use std::sync::Arc;
 use thalweg_storage::{AttemptId, CheckpointId};
 
 /// Something that has happened.
@@ -16,7 +19,12 @@ pub(super) enum Event {
     /// Answers [`Action::Deploy`]: there is no attempt.
     DeployFailed { message: String, fatal: bool },
     /// Answers [`Action::Begin`].
-    Begun { id: CheckpointId, unix_ms: u64 },
+    Begun {
+        id: CheckpointId,
+        unix_ms: u64,
+        /// The directory of a savepoint.
+        dir: Option<Arc<Path>>,
+    },
     /// Answers [`Action::Begin`].
     BeginFailed(String),
     /// Answers [`Action::Publish`]: the checkpoint is durable.
@@ -29,6 +37,8 @@ pub(super) enum Event {
     Heartbeat { worker: usize, beats: u64, polling: Option<(String, u32)> },
     /// A user asks for a checkpoint, in the job's mode unless another is given.
     Trigger { request: RequestId, mode: Option<CheckpointMode> },
+    /// A user asks for a savepoint.
+    Savepoint { request: RequestId, wish: Wish },
     /// A user cancels the job. With `give_up`, as at a shutdown, it ends after the shutdown's timeout even if workers
     /// still have tasks.
     Cancel { give_up: bool },
@@ -51,31 +61,45 @@ pub(super) struct Deployed {
 /// Something to do. Actions are executed in order.
 #[derive(Debug)]
 pub(super) enum Action {
-    /// Build the next attempt from the latest completed checkpoint and hand it to the workers; answer with
+    /// Build the next attempt from the latest completed checkpoint, or from what the job is to start from, and hand it to the workers; answer with
     /// [`Event::Deployed`] or [`Event::DeployFailed`].
     Deploy,
-    /// Obtain the id of a new checkpoint; answer with [`Event::Begun`] or [`Event::BeginFailed`].
-    Begin,
+    /// Obtain the id of a new checkpoint, or the id and directory of a savepoint below a root; answer with
+    /// [`Event::Begun`] or [`Event::BeginFailed`].
+    Begin { savepoint_root: Option<Arc<Path>> },
     /// Tell every task of an attempt.
     Broadcast(AttemptId, TaskCommand),
     /// Assemble and publish a manifest; answer with [`Event::Published`] or [`Event::PublishFailed`].
     Publish(Acknowledged),
     /// Delete files of a checkpoint that is not complete.
     Discard { id: CheckpointId, files: Vec<String> },
+    /// Delete the directory of a savepoint that is not complete.
+    DiscardSavepoint(CheckpointId),
+    /// Delete all completed checkpoints of the job.
+    RemoveCheckpoints,
     /// Tell every worker to drop the tasks of an attempt.
     CancelAttempt(AttemptId),
-    /// Answer a user's request with the checkpoint that meets it, or with why none does.
-    Answer(RequestId, Result<CheckpointId, String>),
+    /// Answer a user's request with the checkpoint or savepoint that meets it, or with why none does.
+    Answer(RequestId, Result<Taken, String>),
     /// Write a line to the log: something went wrong and has been dealt with.
     Note(String),
     /// The job has ended.
     Ended(JobStatus),
 }
 
+/// What a user gets for a request.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Taken {
+    pub(super) id: CheckpointId,
+    /// The directory of a savepoint.
+    pub(super) dir: Option<Arc<Path>>,
+}
+
 /// A checkpoint that every task has acknowledged.
 #[derive(Debug)]
 pub(super) struct Acknowledged {
     pub(super) id: CheckpointId,
+    pub(super) kind: SnapshotKind,
     pub(super) attempt: AttemptId,
     pub(super) triggered_unix_ms: u64,
     pub(super) snapshots: BTreeMap<TaskId, TaskSnapshot>,

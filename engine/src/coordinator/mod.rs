@@ -32,8 +32,13 @@ mod trigger;
 pub(crate) use core::tests as core_tests;
 
 pub use backend::CheckpointBackend;
-pub use config::{CheckpointConfig, CoordinatorConfig, RestartStrategy};
+pub use config::{
+    CheckpointConfig, CheckpointRetention, CoordinatorConfig, ExponentialDelay, RestartStrategy,
+};
 pub use deploy::{Deploy, DeployError, DeployedOperator, Deployment};
-pub use runner::{CoordinatorHandle, Runner, RunnerParts};
+pub use runner::{CoordinatorHandle, RestoreFrom, Runner, RunnerParts};
 pub use shared::{JobShared, JobStatus};
-pub use stats::{CheckpointOutcome, CheckpointRecord, CheckpointStats};
+pub use stats::{
+    CheckpointKind, CheckpointOutcome, CheckpointRecord, CheckpointStats, CheckpointSummary, Quantiles,
+    TaskCheckpoint,
+};

@@ -1,8 +1,8 @@
 //! One checkpoint under way: who has acknowledged it, and why it may fail.
 
-use super::stats::{CheckpointOutcome, CheckpointRecord};
+use super::stats::{CheckpointKind, CheckpointOutcome, CheckpointRecord};
 use crate::clock::Nanos;
-use crate::control::{CheckpointMode, TaskId, TaskSnapshot};
+use crate::control::{CheckpointMode, SnapshotKind, TaskId, TaskSnapshot};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::time::Duration;
@@ -12,11 +12,20 @@ use thalweg_storage::CheckpointId;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(super) struct RequestId(pub(super) u64);
 
+/// What the start of another checkpoint depends on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct UnderWay {
+    pub(super) mode: CheckpointMode,
+    pub(super) savepoint: bool,
+    pub(super) stops: bool,
+}
+
 /// A checkpoint that has been triggered and has not ended.
 #[derive(Debug)]
 pub(super) struct Pending {
     pub(super) id: CheckpointId,
     pub(super) mode: CheckpointMode,
+    pub(super) kind: SnapshotKind,
     pub(super) triggered_at: Nanos,
     pub(super) triggered_unix_ms: u64,
     /// The user's request that it answers, if any.
@@ -30,14 +39,36 @@ impl Pending {
     pub(super) fn new(
         id: CheckpointId,
         mode: CheckpointMode,
+        kind: SnapshotKind,
         triggered_at: Nanos,
         triggered_unix_ms: u64,
         request: Option<RequestId>,
         tasks: BTreeSet<TaskId>,
     ) -> Self {
-        let record = CheckpointRecord::new(id, triggered_unix_ms);
+        let record = CheckpointRecord::new(id, CheckpointKind::of(&kind), triggered_unix_ms);
         let snapshots = BTreeMap::new();
-        Pending { id, mode, triggered_at, triggered_unix_ms, request, waiting: tasks, snapshots, record }
+        Pending {
+            id,
+            mode,
+            kind,
+            triggered_at,
+            triggered_unix_ms,
+            request,
+            waiting: tasks,
+            snapshots,
+            record,
+        }
+    }
+
+    /// What it means to others that it is under way.
+    pub(super) fn under_way(&self) -> UnderWay {
+        let (savepoint, stops) = (self.kind.is_savepoint(), self.kind.stop().is_some());
+        UnderWay { mode: self.mode, savepoint, stops }
+    }
+
+    /// True for a savepoint that the job goes on after: it neither ends other checkpoints nor is ended by one.
+    pub(super) fn stands_alone(&self) -> bool {
+        self.kind.is_savepoint() && self.kind.stop().is_none()
     }
 
     /// True until `task`, one of the job's, has acknowledged.
@@ -48,7 +79,7 @@ impl Pending {
     /// Takes a task's part. The first acknowledgement of a task counts, later ones change nothing.
     pub(super) fn acknowledge(&mut self, task: TaskId, snapshot: TaskSnapshot) {
         if self.waiting.remove(&task) {
-            self.record.add(&snapshot.stats);
+            self.record.add(task, &snapshot.stats);
             self.snapshots.insert(task, snapshot);
         }
     }
@@ -105,6 +136,13 @@ impl FailReason {
     /// True when it counts against the number of tolerable failures.
     pub(super) fn counts(&self) -> bool {
         !matches!(self, FailReason::Subsumed(_) | FailReason::AttemptEnded(_))
+    }
+}
+
+impl FailReason {
+    /// True when it counts for a savepoint too: the fault is a task's, which a restart may mend. As in Flink.
+    pub(super) fn counts_for_savepoints(&self) -> bool {
+        matches!(self, FailReason::Declined(..))
     }
 }
 

@@ -11,27 +11,32 @@
 #[cfg(test)]
 mod tests;
 
-use super::assemble::assemble;
+use super::assemble::{assemble, edges_of};
 use super::backend::CheckpointBackend;
 use super::config::CoordinatorConfig;
 use super::core::Core;
-use super::deploy::{Deploy, DeployedOperator};
-use super::event::{Acknowledged, Action, Deployed, Event};
+use super::deploy::{Deploy, DeployedOperator, Deployment};
+use super::event::{Acknowledged, Action, Deployed, Event, Taken};
 use super::files::files_of;
 use super::pending::RequestId;
 use super::shared::{JobShared, JobStatus};
+use super::trigger::Wish;
 use crate::clock::{Clock, Nanos};
-use crate::control::{CheckpointMode, Report, ReportSink, TaskId, WorkerCommand, WorkerLink};
+use crate::control::{
+    CheckpointMode, Report, ReportSink, SnapshotKind, StopMode, TaskId, WorkerCommand, WorkerLink,
+};
 use crate::task::Task;
 use std::any::Any;
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread::{Builder, JoinHandle};
 use std::time::Duration;
-use thalweg_storage::manifest::Manifest;
+use thalweg_storage::checkpoint::FoundSnapshot;
+use thalweg_storage::manifest::{EdgeState, Manifest, ManifestKind, Origin};
 use thalweg_storage::{AttemptId, CheckpointId, StoreError};
 
 /// Time between two looks at the workers' heartbeats.
@@ -53,8 +58,18 @@ pub struct RunnerParts {
     pub deploy: Box<dyn Deploy>,
     /// Where checkpoints go; without it there are none, and a restart begins from scratch.
     pub backend: Option<Box<dyn CheckpointBackend>>,
+    /// What the job starts from instead of its latest completed checkpoint.
+    pub restore: Option<RestoreFrom>,
     /// What job handles see.
     pub shared: Arc<JobShared>,
+}
+
+/// A savepoint or checkpoint that a job is to start from.
+pub struct RestoreFrom {
+    /// The snapshot.
+    pub found: FoundSnapshot,
+    /// The job owns it from then on.
+    pub claim: bool,
 }
 
 /// The coordinator of one job, with its effects.
@@ -67,13 +82,16 @@ pub struct Runner {
     workers: Vec<Arc<dyn WorkerLink>>,
     deploy: Box<dyn Deploy>,
     backend: Option<Box<dyn CheckpointBackend>>,
+    /// Until an attempt has started from it.
+    restore: Option<RestoreFrom>,
     shared: Arc<JobShared>,
     mailbox: Receiver<Message>,
     reports: Arc<dyn ReportSink>,
     /// The latest attempt where no checkpoint directory counts them.
     attempt: AttemptId,
     operators: Vec<DeployedOperator>,
-    replies: HashMap<RequestId, Sender<Result<CheckpointId, String>>>,
+    edges: Vec<EdgeState>,
+    replies: HashMap<RequestId, Reply>,
     requests: u64,
     looked_at: Nanos,
     shown_version: Option<u64>,
@@ -84,8 +102,28 @@ pub struct Runner {
 enum Message {
     Report(Report),
     Trigger(Option<CheckpointMode>, Sender<Result<CheckpointId, String>>),
+    Savepoint(Wish, Sender<Result<PathBuf, String>>),
     Cancel,
     Shutdown,
+}
+
+/// Where a user waits for an answer.
+enum Reply {
+    Checkpoint(Sender<Result<CheckpointId, String>>),
+    Savepoint(Sender<Result<PathBuf, String>>),
+}
+
+impl Reply {
+    fn send(self, answer: Result<Taken, String>) {
+        // Whoever asked may have stopped waiting.
+        match self {
+            Reply::Checkpoint(reply) => _ = reply.send(answer.map(|taken| taken.id)),
+            Reply::Savepoint(reply) => {
+                let path = answer.map(|taken| taken.dir.map_or_else(PathBuf::new, |dir| dir.to_path_buf()));
+                _ = reply.send(path);
+            }
+        }
+    }
 }
 
 type TasksOfWorker = Vec<(TaskId, Box<dyn Task>)>;
@@ -114,7 +152,20 @@ impl CoordinatorHandle {
         answer
     }
 
-    /// Cancels the job: its tasks are dropped, its completed checkpoints stay.
+    /// Asks for a savepoint in a directory of its own below `root`, which is to be an absolute path; with `stop` the job
+    /// stops with it. The answer is that directory: once the savepoint is complete, or once the job has stopped. Or it is
+    /// why there is none; the channel closes without one where the job ends first.
+    pub fn trigger_savepoint(
+        &self,
+        root: &Path,
+        stop: Option<StopMode>,
+    ) -> Receiver<Result<PathBuf, String>> {
+        let (reply, answer) = channel();
+        let _ = self.mailbox.send(Message::Savepoint(Wish { root: root.into(), stop }, reply));
+        answer
+    }
+
+    /// Cancels the job: its tasks are dropped. Its completed checkpoints stay unless the settings say otherwise.
     pub fn cancel(&self) {
         let _ = self.mailbox.send(Message::Cancel);
     }
@@ -138,11 +189,13 @@ impl Runner {
             workers: parts.workers,
             deploy: parts.deploy,
             backend: parts.backend,
+            restore: parts.restore,
             shared: parts.shared,
             mailbox,
             reports: Arc::new(Mailbox(sender.clone())),
             attempt: AttemptId(0),
             operators: Vec::new(),
+            edges: Vec::new(),
             replies: HashMap::new(),
             requests: 0,
             looked_at: Nanos(0),
@@ -205,8 +258,14 @@ impl Runner {
             Message::Trigger(mode, reply) => {
                 self.requests += 1;
                 let request = RequestId(self.requests);
-                self.replies.insert(request, reply);
+                self.replies.insert(request, Reply::Checkpoint(reply));
                 self.feed(now, Event::Trigger { request, mode });
+            }
+            Message::Savepoint(wish, reply) => {
+                self.requests += 1;
+                let request = RequestId(self.requests);
+                self.replies.insert(request, Reply::Savepoint(reply));
+                self.feed(now, Event::Savepoint { request, wish });
             }
             Message::Cancel => self.feed(now, Event::Cancel { give_up: false }),
             Message::Shutdown => self.feed(now, Event::Cancel { give_up: true }),
@@ -238,7 +297,7 @@ impl Runner {
     fn execute(&mut self, action: Action) -> Option<Event> {
         match action {
             Action::Deploy => return Some(self.deploy_next()),
-            Action::Begin => return self.begin(),
+            Action::Begin { savepoint_root } => return self.begin(savepoint_root.as_deref()),
             Action::Publish(acknowledged) => return self.publish(acknowledged),
             Action::Broadcast(attempt, command) => {
                 for link in &self.workers {
@@ -258,12 +317,22 @@ impl Runner {
                     }
                 }
             }
+            Action::DiscardSavepoint(id) => {
+                let discarded = self.backend.as_mut().map_or(Ok(()), |backend| backend.discard_savepoint(id));
+                if let Err(error) = discarded {
+                    tracing::warn!(job = self.job, savepoint = id.0, %error, "files of a failed savepoint remain");
+                }
+            }
+            Action::RemoveCheckpoints => {
+                if let Err(error) = self.backend.as_mut().map_or(Ok(()), |backend| backend.remove_all()) {
+                    tracing::warn!(job = self.job, %error, "checkpoints of the ended job remain");
+                }
+            }
             Action::Answer(request, answer) => {
                 if let Some(reply) = self.replies.remove(&request) {
                     // Whoever gets the answer finds it in the job's statistics.
                     self.show();
-                    // Whoever asked may have stopped waiting.
-                    let _ = reply.send(answer);
+                    reply.send(answer);
                 }
             }
             Action::Note(text) => tracing::warn!(job = self.job, "{text}"),
@@ -298,27 +367,36 @@ impl Runner {
             fatal: !error.may_pass(),
             message: error.to_string(),
         };
-        let manifest = match &mut self.backend {
-            Some(backend) => {
+        let manifest = match (&mut self.backend, &self.restore) {
+            (Some(backend), restore) => {
+                // What is taken over may be of a later attempt than any here, so it comes first.
+                let taken_over = restore.as_ref().map(|r| backend.take_over(r.found.clone(), r.claim));
+                let taken_over = taken_over.transpose().map_err(refused)?;
                 self.attempt = backend.next_attempt().map_err(refused)?;
-                backend.latest().map_err(refused)?
+                match taken_over {
+                    Some(manifest) => Some(manifest),
+                    None => backend.latest().map_err(refused)?,
+                }
             }
-            None => {
+            (None, _) => {
                 self.attempt = self.attempt.next();
                 None
             }
         };
         let attempt = self.attempt;
+        let resolved = manifest.clone().map(Manifest::resolved);
         let built = catch_unwind(AssertUnwindSafe(|| {
-            self.deploy.deploy(attempt, manifest.as_ref(), Arc::clone(&self.reports))
+            self.deploy.deploy(attempt, resolved.as_ref(), Arc::clone(&self.reports))
         }));
-        let deployment = match built {
-            Ok(Ok(deployment)) => deployment,
-            Ok(Err(error)) => {
-                return Err(Event::DeployFailed { fatal: error.fatal, message: error.to_string() });
-            }
-            Err(panic) => return Err(Event::DeployFailed { fatal: false, message: panic_message(&*panic) }),
+        let built = match built {
+            Ok(Ok(deployment)) => Ok(deployment),
+            Ok(Err(error)) => Err(Event::DeployFailed {
+                fatal: error.fatal,
+                message: format!("{error}{}", stands_for(manifest.as_ref())),
+            }),
+            Err(panic) => Err(Event::DeployFailed { fatal: false, message: panic_message(&*panic) }),
         };
+        let deployment = self.settle_restore(built, manifest.as_ref())?;
 
         let mut by_worker: BTreeMap<usize, TasksOfWorker> = BTreeMap::new();
         for (worker, id, task) in deployment.tasks {
@@ -333,40 +411,101 @@ impl Runner {
             attempt,
             tasks: by_worker.values().flatten().map(|(id, _)| *id).collect(),
             workers: by_worker.keys().copied().collect(),
-            restored: manifest.map(|m| (m.checkpoint, files_of(&m.operators, &m.channels))),
+            restored: manifest.map(|m| {
+                // Files of other directories are not this job's to keep or to delete.
+                let own = m.origin.is_none().then(|| files_of(&m.operators, &m.channels));
+                (m.checkpoint, own.unwrap_or_default())
+            }),
             restored_records: deployment.restored_records,
         };
         self.operators = deployment.operators;
+        self.edges = deployment.edges;
         for (worker, tasks) in by_worker {
             self.workers[worker].send(WorkerCommand::Deploy(attempt, tasks, Arc::clone(&self.reports)));
         }
         Ok(deployed)
     }
 
-    fn begin(&mut self) -> Option<Event> {
-        let begun = self.backend.as_mut()?.begin();
+    /// Makes what the job starts from its newest checkpoint if the tasks could be built, so that any restart goes on
+    /// from there; else leaves everything as it was.
+    fn settle_restore(
+        &mut self,
+        built: Result<Deployment, Event>,
+        manifest: Option<&Manifest>,
+    ) -> Result<Deployment, Event> {
+        let (Some(_), Some(backend), Some(manifest)) = (&self.restore, &mut self.backend, manifest) else {
+            return built;
+        };
+        let core = &self.core;
+        let in_use = |path: &str| core.in_use(path);
+        let settled = built.and_then(|deployment| {
+            // Older checkpoints stay until one of this run completes.
+            let published = backend.publish(manifest, usize::MAX, &in_use).map_err(|error| {
+                Event::DeployFailed { fatal: !error.may_pass(), message: error.to_string() }
+            });
+            published.map(|_| deployment)
+        });
+        match &settled {
+            Ok(_) => self.restore = None,
+            Err(_) => {
+                if let Err(error) = backend.discard(manifest.checkpoint, &[], &in_use) {
+                    tracing::warn!(job = self.job, %error, "a checkpoint's empty directory remains");
+                }
+            }
+        }
+        settled
+    }
+
+    fn begin(&mut self, savepoint_root: Option<&Path>) -> Option<Event> {
+        let backend = self.backend.as_mut()?;
+        let begun = match savepoint_root {
+            Some(root) => backend.begin_savepoint(root).map(|(id, dir)| (id, Some(dir.into()))),
+            None => backend.begin().map(|id| (id, None)),
+        };
         Some(match begun {
-            Ok(id) => Event::Begun { id, unix_ms: self.clock.unix_ms() },
+            Ok((id, dir)) => Event::Begun { id, unix_ms: self.clock.unix_ms(), dir },
             Err(error) => Event::BeginFailed(error.to_string()),
         })
     }
 
     fn publish(&mut self, acknowledged: Acknowledged) -> Option<Event> {
-        let Acknowledged { id, attempt, triggered_unix_ms, snapshots } = acknowledged;
+        let Acknowledged { id, kind, attempt, triggered_unix_ms, snapshots } = acknowledged;
         let backend = self.backend.as_mut()?;
         let (operators, channels) = match assemble(&self.operators, snapshots) {
             Ok(parts) => parts,
             Err(message) => return Some(Event::PublishFailed { id, message, outcome_unknown: false }),
         };
-        let manifest = Manifest {
+        let mut manifest = Manifest {
             job: self.job.clone(),
             checkpoint: id,
             attempt,
             triggered_unix_ms,
             max_parallelism: self.max_parallelism,
+            kind: if kind.is_savepoint() { ManifestKind::Savepoint } else { ManifestKind::Checkpoint },
+            origin: None,
             operators,
+            edges: edges_of(&self.edges, &channels),
             channels,
         };
+        if let SnapshotKind::Savepoint { dir, stop } = &kind {
+            if let Err(error) = backend.publish_savepoint(&manifest) {
+                // Whatever became of it, nothing depends on it yet.
+                let message = error.to_string();
+                return Some(Event::PublishFailed { id, message, outcome_unknown: false });
+            }
+            tracing::info!(job = self.job, savepoint = %dir.display(), "a savepoint is complete");
+            if stop.is_none() {
+                let core = &self.core;
+                if let Err(error) = backend.discard(id, &[], &|path| core.in_use(path)) {
+                    tracing::warn!(job = self.job, %error, "the directory of a savepoint's id remains");
+                }
+                return Some(Event::Published(id));
+            }
+            // Sinks commit what it lists, so from now on the job must go on from it and from nothing older.
+            let text = dir.to_string_lossy().into_owned();
+            manifest.kind = ManifestKind::Checkpoint;
+            manifest.origin = Some(Origin { root: text.clone(), dir: text, claimed: false });
+        }
         let core = &self.core;
         Some(match backend.publish(&manifest, self.retained, &|path| core.in_use(path)) {
             Ok(manifest_bytes) => {
@@ -401,6 +540,18 @@ impl Drop for EndGuard {
     fn drop(&mut self) {
         // Changes nothing where the job has ended as it should.
         self.0.update(JobStatus::Failed("the job's control thread has panicked".to_owned()), None);
+    }
+}
+
+/// Adds to an error where the state was to come from, if from elsewhere, and what to do.
+fn stands_for(manifest: Option<&Manifest>) -> String {
+    match manifest.and_then(|manifest| manifest.origin.as_ref()) {
+        None => String::new(),
+        Some(origin) => format!(
+            "; this was to be restored from {}: if it has been moved or deleted, put it back, or start from another \
+             savepoint or checkpoint",
+            origin.dir
+        ),
     }
 }
 

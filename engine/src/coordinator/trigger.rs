@@ -1,16 +1,21 @@
 //! Decides when the next checkpoint starts, and why.
 //!
-//! A final checkpoint, which lets sinks commit the end of their output, goes before one that a user asked for, and
-//! that before a periodic one. One that has to wait for room keeps later ones waiting too, so that none starves.
+//! A savepoint goes first; then a final checkpoint, which lets sinks commit the end of their output; then one that a user
+//! asked for; then a periodic one. One that has to wait for room keeps later ones waiting too, so that none starves.
 //!
-//! Always true: an unaligned checkpoint, or one with an alignment timeout, never starts while another is under way,
-//! nor another while it is.
+//! Always true:
+//! - an unaligned checkpoint, or one with an alignment timeout, never starts while another is under way, nor another while
+//!   it is;
+//! - a savepoint, which is aligned, starts beyond the number of concurrent checkpoints too, but only one at a time;
+//! - one that stops the job starts while nothing else is under way, and nothing else starts while it is.
 
 use super::config::CheckpointConfig;
-use super::pending::{RequestId, may_overlap};
+use super::pending::{RequestId, UnderWay, may_overlap};
 use crate::clock::Nanos;
-use crate::control::{CheckpointMode, TaskId};
+use crate::control::{CheckpointMode, StopMode, TaskId};
 use std::collections::{BTreeMap, VecDeque};
+use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 use thalweg_storage::CheckpointId;
 
@@ -23,6 +28,8 @@ const FINAL_RETRY_PAUSE: Duration = Duration::from_millis(100);
 /// Why a checkpoint starts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Cause {
+    /// A user asked for a savepoint.
+    Savepoint(RequestId),
     /// A sink's input has ended, and only a checkpoint can commit what it holds.
     Final,
     /// A user asked for it.
@@ -31,17 +38,30 @@ pub(super) enum Cause {
     Periodic,
 }
 
-/// A checkpoint that is to start.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// A savepoint that a user asks for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Wish {
+    /// The directory in which it gets a directory of its own.
+    pub(super) root: Arc<Path>,
+    /// How the job stops with it, if it does.
+    pub(super) stop: Option<StopMode>,
+}
+
+/// A checkpoint or savepoint that is to start.
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Start {
     pub(super) cause: Cause,
     pub(super) mode: CheckpointMode,
+    pub(super) savepoint: Option<Wish>,
 }
 
 impl Start {
     /// The user's request that it answers.
-    pub(super) fn request(self) -> Option<RequestId> {
-        if let Cause::Manual(request) = self.cause { Some(request) } else { None }
+    pub(super) fn request(&self) -> Option<RequestId> {
+        match self.cause {
+            Cause::Savepoint(request) | Cause::Manual(request) => Some(request),
+            Cause::Final | Cause::Periodic => None,
+        }
     }
 }
 
@@ -63,6 +83,7 @@ pub(super) struct Triggers {
     periodic_due: Option<Nanos>,
     /// When the latest checkpoint ended, completed or failed.
     ended_at: Option<Nanos>,
+    savepoints: VecDeque<(RequestId, Wish)>,
     manual: VecDeque<(RequestId, CheckpointMode)>,
     awaits: BTreeMap<TaskId, Await>,
     final_not_before: Nanos,
@@ -74,6 +95,7 @@ impl Triggers {
             config,
             periodic_due: None,
             ended_at: None,
+            savepoints: VecDeque::new(),
             manual: VecDeque::new(),
             awaits: BTreeMap::new(),
             final_not_before: Nanos(0),
@@ -91,7 +113,17 @@ impl Triggers {
     pub(super) fn stop(&mut self) -> Vec<RequestId> {
         self.periodic_due = None;
         self.awaits.clear();
-        self.manual.drain(..).map(|(request, _)| request).collect()
+        let savepoints = self.savepoints.drain(..).map(|(request, _)| request);
+        savepoints.chain(self.manual.drain(..).map(|(request, _)| request)).collect()
+    }
+
+    /// Queues a user's request for a savepoint; false when too many wait already.
+    pub(super) fn request_savepoint(&mut self, request: RequestId, wish: Wish) -> bool {
+        if self.savepoints.len() >= QUEUE_MAX {
+            return false;
+        }
+        self.savepoints.push_back((request, wish));
+        true
     }
 
     /// Queues a user's request; false when too many wait already.
@@ -117,24 +149,38 @@ impl Triggers {
     }
 
     /// The checkpoint to start now, where those of `under_way` are under way. Call [`Triggers::started`] for it.
-    pub(super) fn next(&self, now: Nanos, under_way: &[CheckpointMode]) -> Option<Start> {
+    pub(super) fn next(&self, now: Nanos, under_way: &[UnderWay]) -> Option<Start> {
         self.earliest(under_way).filter(|(at, _)| *at <= now).map(|(_, start)| start)
     }
 
     /// When [`Triggers::next`] will give one if nothing else happens; in the past where it would at once.
-    pub(super) fn deadline(&self, under_way: &[CheckpointMode]) -> Option<Nanos> {
+    pub(super) fn deadline(&self, under_way: &[UnderWay]) -> Option<Nanos> {
         self.earliest(under_way).map(|(at, _)| at)
     }
 
-    fn earliest(&self, under_way: &[CheckpointMode]) -> Option<(Nanos, Start)> {
+    fn earliest(&self, under_way: &[UnderWay]) -> Option<(Nanos, Start)> {
         let config = &self.config;
-        let has_room = |mode| {
-            let fits = broken!(UnalignedOverlaps)
+        if under_way.iter().any(|other| other.stops) {
+            return None;
+        }
+        let fits = |mode| {
+            broken!(UnalignedOverlaps)
                 || under_way.is_empty()
-                || (may_overlap(mode) && under_way.iter().all(|m| may_overlap(*m)));
-            fits && under_way.len() < config.max_concurrent.max(1)
+                || (may_overlap(mode) && under_way.iter().all(|other| may_overlap(other.mode)))
         };
-        let start = |cause, mode, at| has_room(mode).then_some((at, Start { cause, mode }));
+        if let Some((request, wish)) = self.savepoints.front() {
+            let mode = CheckpointMode::Aligned;
+            let has_room = match wish.stop {
+                Some(_) => under_way.is_empty(),
+                None => fits(mode) && !under_way.iter().any(|other| other.savepoint),
+            };
+            let start = Start { cause: Cause::Savepoint(*request), mode, savepoint: Some(wish.clone()) };
+            return has_room.then_some((Nanos(0), start));
+        }
+        let start = |cause, mode, at| {
+            let has_room = fits(mode) && under_way.len() < config.max_concurrent.max(1);
+            has_room.then_some((at, Start { cause, mode, savepoint: None }))
+        };
         if self.awaits.values().any(|state| *state == Await::Wanted) {
             return start(Cause::Final, config.mode, self.final_not_before);
         }
@@ -153,8 +199,11 @@ impl Triggers {
     }
 
     /// What [`Triggers::next`] gave is being started. A periodic checkpoint that was late does not make others up.
-    pub(super) fn started(&mut self, now: Nanos, start: Start) {
+    pub(super) fn started(&mut self, now: Nanos, start: &Start) {
         match start.cause {
+            Cause::Savepoint(_) => {
+                self.savepoints.pop_front();
+            }
             Cause::Final => {}
             Cause::Manual(_) => {
                 self.manual.pop_front();
@@ -183,6 +232,11 @@ impl Triggers {
                 *state = Await::Served;
             }
         }
+    }
+
+    /// A savepoint that the job goes on after has ended, well or not.
+    pub(super) fn savepoint_ended(&mut self, now: Nanos) {
+        self.ended_at = Some(now);
     }
 
     /// `id` has failed, or could not even be begun when `None`.

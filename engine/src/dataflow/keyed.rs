@@ -31,6 +31,12 @@ where
         KeyedStream { stream, extract, key: PhantomData }
     }
 
+    /// The stream without its key, still spread by it.
+    #[cfg(test)]
+    pub(crate) fn into_stream(self) -> DataStream<T> {
+        self.stream
+    }
+
     pub(super) fn into_parts(self) -> (GraphRef, Vec<InputPlan<T>>, E) {
         let graph = Rc::clone(self.stream.graph());
         (graph, self.stream.into_plans(), self.extract)

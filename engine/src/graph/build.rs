@@ -46,6 +46,8 @@ pub struct TaskContext {
     pub files: PartFiles,
     /// Keyed state to restore.
     pub keyed_restore: Option<KeyedRestore>,
+    /// Whether restored state that no operator of the task wants is dropped.
+    pub allow_non_restored_state: bool,
     /// Whether checkpoints of keyed state are incremental.
     pub incremental: bool,
     /// Compression level of snapshots.
@@ -68,7 +70,8 @@ impl TaskContext {
                 let ends = self.senders.remove(&plan.edge).expect("every edge of an output is wired");
                 let senders = *ends.downcast::<Vec<(u32, Sender<T>)>>().expect("an edge carries one type");
                 let name = Arc::clone(&self.edge_names[plan.edge.0]);
-                (plan.make)(WriterContext { name, senders, key_groups: self.bind.key_groups })
+                let aligned_only = self.channel_kinds[plan.edge.0] == ChannelKind::AlignedOnly;
+                (plan.make)(WriterContext { name, senders, key_groups: self.bind.key_groups, aligned_only })
             };
             plans.iter().map(writer).collect()
         });
@@ -88,8 +91,9 @@ impl TaskContext {
     }
 
     fn task<B: crate::task::Body + 'static>(self, body: B, gate: Gate) -> Result<Box<dyn Task>, Failure> {
-        let keyed = KeyedSnapshots::new(self.bind.group_range(), self.incremental, self.zstd_level);
-        if let Some(uid) = self.bind.unclaimed() {
+        let mut keyed = KeyedSnapshots::new(self.bind.group_range(), self.incremental, self.zstd_level);
+        keyed.allow_unmatched(self.allow_non_restored_state);
+        if let Some(uid) = self.bind.unclaimed().filter(|_| !self.allow_non_restored_state) {
             return Err(Site { uid: uid.into(), partition: self.bind.partition }.refusal(
                 "the checkpoint holds state of this operator, which now keeps none: restore with the operator that \
                  wrote it, or give this one a new uid",
@@ -125,6 +129,11 @@ pub trait BuildTask: Send {
     /// Number of keyed state tables of each task.
     fn table_count(&self) -> usize {
         0
+    }
+
+    /// Uid of the sink that the chain ends in, if it does.
+    fn sink_uid(&self) -> Option<&str> {
+        None
     }
 
     /// Makes the task of one partition. Its keyed state is restored later: [`Task::restore`].
@@ -192,6 +201,11 @@ pub trait End<T>: Send + 'static {
         Ok(())
     }
 
+    /// Uid of the sink, if this is one.
+    fn sink_uid(&self) -> Option<&str> {
+        None
+    }
+
     /// Makes the last stage.
     ///
     /// # Errors
@@ -222,6 +236,10 @@ impl<H: Head, L: Link<H::Out>, E: End<L::Out>> BuildTask for ChainFactory<H, L, 
 
     fn table_count(&self) -> usize {
         self.head.table_count() + self.link.table_count()
+    }
+
+    fn sink_uid(&self) -> Option<&str> {
+        self.end.sink_uid()
     }
 
     fn build(&mut self, mut context: TaskContext) -> Result<Box<dyn Task>, Failure> {
@@ -266,6 +284,10 @@ impl<S: Sink> End<S::Record> for SinkEnd<S> {
 
     fn check(&self, disk: &DiskHandle) -> Result<(), BoxError> {
         self.sink.check(disk)
+    }
+
+    fn sink_uid(&self) -> Option<&str> {
+        Some(&self.uid)
     }
 
     fn stage(&self, context: &mut TaskContext) -> Result<Self::Stage, Failure> {
@@ -335,8 +357,10 @@ impl<S: Source> Head for SourceHead<S> {
         stage: D,
     ) -> Result<Box<dyn Task>, Failure> {
         let site = context.bind.site(&self.uid);
+        let had_ended = context.bind.restore.get(&*self.uid).is_some_and(|restore| restore.finished);
         let splits = self.splits_of(&mut context, &site)?;
         let connector = ConnectorContext {
+            job: Arc::clone(&context.bind.job),
             uid: Arc::clone(&self.uid),
             subtask: context.bind.partition,
             parallelism: context.bind.parallelism,
@@ -348,7 +372,10 @@ impl<S: Source> Head for SourceHead<S> {
             site.blame(|| self.source.reader(connector, splits)).map_err(|error| site.user_failure(error))?;
         let dead_letters = self.dead_letters.as_ref().map(|output| context.output(output));
         let rate = self.rate.map(|rate| rate / f64::from(context.bind.parallelism));
-        let body = SourceBody::new(site, reader, self.malformed, dead_letters, rate, stage);
+        let mut body = SourceBody::new(site, reader, self.malformed, dead_letters, rate, stage);
+        if had_ended {
+            body.stay_ended();
+        }
         context.task(body, Gate::new(Vec::new()))
     }
 }

@@ -1,12 +1,14 @@
 //! Makes all tasks and channels of one attempt, with the state of a checkpoint where there is one.
 //!
 //! Always true: a checkpoint is restored as a whole or not at all; state that no operator of the job wants is an
-//! error, because dropping it silently would lose it.
+//! error unless the settings allow to drop it, because dropping it silently would lose it.
 
 use super::build::TaskContext;
-use super::edge::{RestoredChannel, WireContext};
+use super::edge::{RestoredEdge, WireContext};
+use super::fit::check_fit;
+use super::rescale::{generations, operator_parts, segments_of};
 use super::restore::{guarded, restore_tasks};
-use super::{Graph, VertexId};
+use super::{EdgeSpec, Graph, VertexId};
 use crate::clock::Clock;
 use crate::config::StateBackend;
 use crate::control::{ReportSink, TaskId};
@@ -27,13 +29,15 @@ use thalweg_storage::checkpoint::{read_payload, verify_channel_files};
 use thalweg_storage::io::{DiskHandle, Notify};
 use thalweg_storage::key_group::KeyGroups;
 use thalweg_storage::log::LogOptions;
-use thalweg_storage::manifest::Manifest;
+use thalweg_storage::manifest::{EdgeState, Manifest};
 use thalweg_storage::table::Backend;
 use thalweg_storage::{AttemptId, StoreError};
 
 /// Everything about deploying a job that its graph does not say.
 #[derive(Clone)]
 pub struct DeploySettings {
+    /// The job's name.
+    pub job: Arc<str>,
     /// Partitions of a vertex that does not say.
     pub parallelism: u32,
     /// Number of key groups.
@@ -54,6 +58,9 @@ pub struct DeploySettings {
     pub incremental: bool,
     /// Compression level of snapshots.
     pub zstd_level: i32,
+    /// Whether state and in-flight data that nothing in the job wants are dropped; otherwise they are an error (Flink's
+    /// `execution.state-recovery.ignore-unclaimed-state`). With an operator's state goes output that its sink had prepared.
+    pub allow_non_restored_state: bool,
     /// What keyed state lives on.
     pub state: StateSettings,
     /// Threads that restore keyed state, the calling one among them.
@@ -130,68 +137,28 @@ impl GraphDeploy {
         self.graph.parallelism(vertex, self.settings.parallelism)
     }
 
-    /// Compares a checkpoint with the job.
-    fn check_fit(&self, manifest: &Manifest) -> Result<(), String> {
-        let checkpoint = manifest.checkpoint;
-        if manifest.max_parallelism != self.settings.max_parallelism {
-            return Err(format!(
-                "checkpoint {checkpoint} was taken with max parallelism {}, the job has {}: the max parallelism of a \
-                 job is fixed for its life, so start it with {} or in another checkpoint directory",
-                manifest.max_parallelism, self.settings.max_parallelism, manifest.max_parallelism
-            ));
-        }
-        let mut parallelism = HashMap::new();
-        for (index, vertex) in self.graph.vertices.iter().enumerate() {
-            for uid in &vertex.uids {
-                parallelism.insert(&**uid, self.parallelism(VertexId(index)));
-            }
-        }
-        for operator in &manifest.operators {
-            match parallelism.get(operator.uid.as_str()) {
-                None => {
-                    return Err(format!(
-                        "checkpoint {checkpoint} holds state of operator `{}`, which the job does not have: give an \
-                         operator that uid, or start in another checkpoint directory",
-                        operator.uid
-                    ));
-                }
-                Some(wanted) if *wanted != operator.parallelism => {
-                    return Err(format!(
-                        "checkpoint {checkpoint} was taken with parallelism {} of operator `{}`, the job has \
-                         {wanted}: restoring at another parallelism is not supported yet, so start with {}",
-                        operator.parallelism, operator.uid, operator.parallelism
-                    ));
-                }
-                Some(_) => {}
-            }
-        }
-        check_finished(&self.graph, manifest)?;
-        for channel in &manifest.channels {
-            if !self.graph.edges.iter().any(|edge| *edge.name == *channel.edge) {
-                return Err(format!(
-                    "checkpoint {checkpoint} holds in-flight data of edge `{}`, which the job does not have: restore \
-                     it with the job that wrote it",
-                    channel.edge
-                ));
-            }
-        }
-        Ok(())
-    }
-
-    /// Reads the in-flight data of a checkpoint, by edge, then producer and consumer.
-    fn read_in_flight(&self, manifest: &Manifest) -> Result<InFlight, StoreError> {
+    /// Reads the in-flight data of a checkpoint, by edge.
+    fn read_in_flight<'a>(&self, manifest: &'a Manifest) -> Result<InFlight<'a>, StoreError> {
         let Some(job_dir) = &self.settings.job_dir else { return Ok(InFlight::default()) };
         verify_channel_files(job_dir, manifest)?;
-        let mut channels: Vec<_> = manifest.channels.iter().collect();
-        // What the consumer captured comes before what its producer still held.
-        channels.sort_by_key(|channel| channel.origin);
-        let mut in_flight = InFlight::default();
-        for channel in channels {
+        let (numbers, next_generation) = generations(manifest.channels.iter().map(|c| c.generation));
+        let mut in_flight = InFlight {
+            none: RestoredEdge { next_generation, ..RestoredEdge::default() },
+            ..InFlight::default()
+        };
+        for channel in &manifest.channels {
+            if !self.graph.edges.iter().any(|edge| *edge.name == *channel.edge) {
+                // To be dropped, as the settings allow.
+                continue;
+            }
             let bytes = read_payload(&self.settings.disk, job_dir, &channel.data)?;
             in_flight.records += channel.records;
-            let edge = in_flight.edges.entry(channel.edge.clone()).or_default();
-            let parts = edge.entry((channel.producer, channel.consumer)).or_default();
-            parts.push(RestoredChannel { records: channel.records, bytes });
+            let edge = in_flight.edges.entry(&channel.edge).or_insert_with(|| RestoredEdge {
+                state: manifest.edges.iter().find(|edge| edge.name == channel.edge),
+                channels: Vec::new(),
+                next_generation,
+            });
+            edge.channels.push((channel, numbers[&channel.generation], bytes));
         }
         Ok(in_flight)
     }
@@ -202,8 +169,9 @@ impl GraphDeploy {
         restore: Option<&Manifest>,
         reports: Arc<dyn ReportSink>,
     ) -> Result<Deployment, DeployError> {
+        let DeploySettings { max_parallelism, allow_non_restored_state, .. } = self.settings;
         if let Some(manifest) = restore {
-            self.check_fit(manifest).map_err(fatal)?;
+            check_fit(&self.graph, max_parallelism, allow_non_restored_state, manifest).map_err(fatal)?;
         }
         let in_flight = match restore {
             Some(manifest) => self.read_in_flight(manifest).map_err(unreadable)?,
@@ -228,16 +196,19 @@ impl GraphDeploy {
             let parallelism = vertex.parallelism.unwrap_or(settings.parallelism);
             let uids = &vertex.uids;
             operators.extend(uids.iter().map(|uid| DeployedOperator { uid: Arc::clone(uid), parallelism }));
+            let mut restores =
+                restores_of(restore, uids, vertex.factory.sink_uid(), parallelism, settings.max_parallelism)?;
             for partition in 0..parallelism {
                 let worker = partition as usize % settings.doorbells.len();
                 let waker: Arc<dyn Notify> = Arc::new(settings.doorbells[worker].clone());
                 let metrics = Arc::new(TaskMetrics::default());
                 let disk = settings.disk.with_notify(Arc::clone(&waker));
                 let backend = settings.backend(&disk, attempt, (index, partition), tables);
-                let (restore_state, keyed_restore) = subtask_restore(restore, uids, partition);
+                let (restore_state, keyed_restore) = restores.next().expect("there is one for each subtask");
                 let chain = uids.iter().map(|u| &**u).collect::<Vec<_>>().join(" -> ");
                 let context = TaskContext {
                     bind: BindContext {
+                        job: Arc::clone(&settings.job),
                         partition,
                         parallelism,
                         attempt,
@@ -264,6 +235,7 @@ impl GraphDeploy {
                         attempt,
                     },
                     keyed_restore,
+                    allow_non_restored_state,
                     incremental: settings.incremental,
                     zstd_level: settings.zstd_level,
                     reports: Arc::clone(&reports),
@@ -287,7 +259,19 @@ impl GraphDeploy {
         }
         restore_tasks(&mut tasks, settings.restore_threads)?;
         *self.counters.lock().unwrap_or_else(PoisonError::into_inner) = counters;
-        Ok(Deployment { tasks, operators, restored_records: in_flight.records })
+        let edges = self.graph.edges.iter().map(|edge| self.edge_state(edge)).collect();
+        Ok(Deployment { tasks, operators, edges, restored_records: in_flight.records })
+    }
+
+    /// What checkpoints say of an edge.
+    fn edge_state(&self, edge: &EdgeSpec) -> EdgeState {
+        EdgeState {
+            name: edge.name.to_string(),
+            record: edge.wire.record(),
+            key: edge.wire.key(),
+            producers: self.parallelism(edge.producer),
+            consumers: self.parallelism(edge.consumer),
+        }
     }
 
     /// Number of keyed state tables of all tasks.
@@ -299,11 +283,10 @@ impl GraphDeploy {
     }
 
     /// Makes the channels of all edges.
-    fn wire(&self, in_flight: &InFlight) -> Result<Ends, DeployError> {
+    fn wire(&self, in_flight: &InFlight<'_>) -> Result<Ends, DeployError> {
         let settings = &self.settings;
         let pool = Arc::new(BatchPool::new(settings.pool_bytes));
         let workers = settings.doorbells.len();
-        let nothing = HashMap::new();
         let mut ends = Ends::default();
         for (index, edge) in self.graph.edges.iter().enumerate() {
             let spec = |producer: u32, consumer: u32, record_bytes: usize| ChannelSpec {
@@ -319,8 +302,9 @@ impl GraphDeploy {
                 producers: self.parallelism(edge.producer),
                 consumers: self.parallelism(edge.consumer),
                 ship: edge.ship,
+                key_groups: KeyGroups::new(settings.max_parallelism),
                 spec: &spec,
-                restored: in_flight.edges.get(&*edge.name).unwrap_or(&nothing),
+                restored: in_flight.edges.get(&*edge.name).unwrap_or(&in_flight.none),
             };
             let wired = edge.wire.wire(&context).map_err(fatal)?;
             for (partition, end) in wired.producers.into_iter().enumerate() {
@@ -332,37 +316,6 @@ impl GraphDeploy {
         }
         Ok(ends)
     }
-}
-
-/// An operator that had finished is not closed again, so none of its inputs may lead back to a source that is new.
-pub(super) fn check_finished(graph: &Graph, manifest: &Manifest) -> Result<(), String> {
-    let Graph { vertices, edges } = graph;
-    let stored = |uid: &str| manifest.operators.iter().find(|operator| operator.uid == uid);
-    let mut new_source: Vec<Option<&str>> = vec![None; vertices.len()];
-    for (index, vertex) in vertices.iter().enumerate() {
-        let is_source = !edges.iter().any(|edge| edge.consumer == VertexId(index));
-        new_source[index] =
-            vertex.uids.first().map(|uid| &**uid).filter(|uid| is_source && stored(uid).is_none());
-    }
-    // A path has at most as many edges as there are vertices.
-    for _ in 0..vertices.len() {
-        for edge in edges {
-            new_source[edge.consumer.0] = new_source[edge.consumer.0].or(new_source[edge.producer.0]);
-        }
-    }
-    for (vertex, new_source) in vertices.iter().zip(new_source) {
-        let finished = vertex.uids.iter().find(|uid| {
-            stored(uid).is_some_and(|operator| operator.subtasks.iter().any(|subtask| subtask.finished))
-        });
-        if let (Some(uid), Some(source)) = (finished, new_source) {
-            return Err(format!(
-                "operator `{uid}` had finished in checkpoint {}, and now reads the new source `{source}`: give the \
-                 operator a new uid, or start in another checkpoint directory",
-                manifest.checkpoint
-            ));
-        }
-    }
-    Ok(())
 }
 
 impl Deploy for GraphDeploy {
@@ -378,8 +331,10 @@ impl Deploy for GraphDeploy {
 
 /// In-flight data of a checkpoint.
 #[derive(Default)]
-struct InFlight {
-    edges: HashMap<String, HashMap<(u32, u32), Vec<RestoredChannel>>>,
+struct InFlight<'a> {
+    edges: HashMap<&'a str, RestoredEdge<'a>>,
+    /// For the other edges.
+    none: RestoredEdge<'a>,
     records: u64,
 }
 
@@ -411,31 +366,36 @@ impl Ends {
     }
 }
 
-/// What a checkpoint holds for the operators `uids` at `partition`.
-fn subtask_restore(
+/// What a task gets of a checkpoint: small state by uid, and keyed state.
+type TaskRestore = (HashMap<String, OperatorRestore>, Option<KeyedRestore>);
+
+/// What each subtask of the chain `uids` gets of a checkpoint.
+fn restores_of(
     manifest: Option<&Manifest>,
     uids: &[Arc<str>],
-    partition: u32,
-) -> (HashMap<String, OperatorRestore>, Option<KeyedRestore>) {
-    let (mut states, mut keyed) = (HashMap::new(), None);
+    sink: Option<&str>,
+    parallelism: u32,
+    max_parallelism: u16,
+) -> Result<impl Iterator<Item = TaskRestore> + use<>, DeployError> {
+    let mut restores: Vec<TaskRestore> = (0..parallelism).map(|_| TaskRestore::default()).collect();
     let operators = manifest.map(|manifest| manifest.operators.as_slice()).unwrap_or_default();
     for operator in operators.iter().filter(|operator| uids.iter().any(|uid| **uid == *operator.uid)) {
-        let Some(subtask) = operator.subtasks.iter().find(|subtask| subtask.index == partition) else {
-            continue;
-        };
-        let restore = OperatorRestore {
-            operator_state: subtask.operator_state.clone(),
-            committables: subtask.committables.clone(),
-            finished: subtask.finished,
-        };
-        states.insert(operator.uid.clone(), restore);
-        if !operator.keyed.is_empty() {
-            // A chain has one keyed operator at most: its input is an exchange, where chains begin.
-            let (segments, metas) = (subtask.segments.clone(), operator.keyed.clone());
-            keyed = Some(KeyedRestore { segments, metas });
+        let uid = &operator.uid;
+        let parts = operator_parts(operator, parallelism, sink == Some(uid.as_str())).map_err(|error| {
+            DeployError { message: error.to_string(), fatal: true, operator: Some(uid.clone()) }
+        })?;
+        for ((subtask, part), restore) in (0..).zip(parts).zip(&mut restores) {
+            restore.0.insert(uid.clone(), part);
+            if !operator.keyed.is_empty() {
+                // A chain has one keyed operator at most: its input is an exchange, where chains begin.
+                let groups = KeyGroups::new(max_parallelism).range_of(subtask, parallelism);
+                let (segments, metas) = (segments_of(operator, &groups), operator.keyed.clone());
+                let foreign = manifest.is_some_and(|manifest| manifest.origin.is_some());
+                restore.1 = Some(KeyedRestore { segments, metas, foreign });
+            }
         }
     }
-    (states, keyed)
+    Ok(restores.into_iter())
 }
 
 fn batch_size(records_max: usize, bytes_max: usize, record_bytes: usize) -> usize {

@@ -1,14 +1,18 @@
 //! Edges: how records are spread over the partitions of the next task, and how an edge becomes channels.
+//!
+//! Always true: in-flight data of a checkpoint are spread over the channels of today by what the edge is today, with any
+//! numbers of subtasks; see [`super::rescale`].
 
+use super::rescale::{InFlightPart, Routing, Shape, spread};
 use super::{EdgeId, Graph, VertexId};
 use crate::operator::{Edge, EdgeWriter, Partition, Route, ToAll, ToOne};
-use crate::ring::{ChannelSpec, Sender, channel};
+use crate::ring::{ChannelSpec, Restored, Sender, channel};
 use crate::task::Input;
 use std::any::Any;
-use std::collections::{HashMap, VecDeque};
-use std::marker::PhantomData;
 use std::sync::{Arc, Mutex, PoisonError};
+use thalweg_storage::codec::{Schema, describe};
 use thalweg_storage::key_group::KeyGroups;
+use thalweg_storage::manifest::{ChannelState, EdgeState};
 use thalweg_storage::{Data, Key};
 
 /// How an edge spreads records.
@@ -30,9 +34,14 @@ pub struct WriterContext<T> {
     pub senders: Vec<(u32, Sender<T>)>,
     /// The job's key groups.
     pub key_groups: KeyGroups,
+    /// Barriers do not overtake the edge's records.
+    pub aligned_only: bool,
 }
 
 type MakeWriter<T> = Box<dyn Fn(WriterContext<T>) -> Box<dyn EdgeWriter<T>> + Send>;
+
+/// Makes what chooses the consumer of each record, given their number.
+type MakePartition<T> = Box<dyn Fn(KeyGroups, usize) -> Box<dyn Partition<T>> + Send>;
 
 /// One edge out of an output.
 pub(super) struct EdgePlan<T> {
@@ -69,22 +78,30 @@ pub struct InputPlan<T> {
     source: OutputRef<T>,
     ship: Ship,
     make: MakeWriter<T>,
+    /// Where a record must go to the partition that it is meant for.
+    partition: Option<MakePartition<T>>,
+    /// Structure of the key, of an edge that spreads by key.
+    key: Option<Schema>,
 }
 
 impl<T: Data> InputPlan<T> {
     /// Partition i to partition i, or in turn to all partitions.
     pub fn forward(source: OutputRef<T>) -> Self {
-        InputPlan { source, ship: Ship::Forward, make: edge_maker(|| ToOne(RoundRobin::default())) }
+        Self::unkeyed(source, Ship::Forward, edge_maker(|| ToOne(RoundRobin::default())))
     }
 
     /// In turn to all partitions.
     pub fn rebalance(source: OutputRef<T>) -> Self {
-        InputPlan { source, ship: Ship::Exchange, make: edge_maker(|| ToOne(RoundRobin::default())) }
+        Self::unkeyed(source, Ship::Exchange, edge_maker(|| ToOne(RoundRobin::default())))
     }
 
     /// To every partition.
     pub fn broadcast(source: OutputRef<T>) -> Self {
-        InputPlan { source, ship: Ship::Broadcast, make: edge_maker(|| ToAll) }
+        Self::unkeyed(source, Ship::Broadcast, edge_maker(|| ToAll))
+    }
+
+    fn unkeyed(source: OutputRef<T>, ship: Ship, make: MakeWriter<T>) -> Self {
+        InputPlan { source, ship, make, partition: None, key: None }
     }
 
     /// To the partition that `choose` names.
@@ -92,11 +109,10 @@ impl<T: Data> InputPlan<T> {
         source: OutputRef<T>,
         choose: impl FnMut(&T, usize) -> usize + Clone + Send + 'static,
     ) -> Self {
-        InputPlan {
-            source,
-            ship: Ship::Exchange,
-            make: edge_maker(move || ToOne(WithFunction(choose.clone()))),
-        }
+        let restored = choose.clone();
+        let partition: MakePartition<T> = Box::new(move |_, _| Box::new(WithFunction(restored.clone())));
+        let make = edge_maker(move || ToOne(WithFunction(choose.clone())));
+        InputPlan { partition: Some(partition), ..Self::unkeyed(source, Ship::Exchange, make) }
     }
 
     /// To the partition that owns the key's group.
@@ -104,11 +120,17 @@ impl<T: Data> InputPlan<T> {
         source: OutputRef<T>,
         extract: impl FnMut(&T) -> K + Clone + Send + 'static,
     ) -> Self {
-        let make: MakeWriter<T> = Box::new(move |context| {
-            let partition = KeyPartition::new(extract.clone(), context.key_groups, context.senders.len());
-            Box::new(Edge::new(context.name, context.senders, ToOne(partition)))
+        let restored = extract.clone();
+        let partition: MakePartition<T> = Box::new(move |groups, consumers| {
+            Box::new(KeyPartition::new(restored.clone(), groups, consumers))
         });
-        InputPlan { source, ship: Ship::Exchange, make }
+        let make: MakeWriter<T> = Box::new(move |context| {
+            let WriterContext { name, senders, key_groups, aligned_only } = context;
+            let partition = KeyPartition::new(extract.clone(), key_groups, senders.len());
+            Box::new(Edge::new(name, senders, ToOne(partition)).with_alignment(aligned_only))
+        });
+        let (partition, key) = (Some(partition), Some(K::schema()));
+        InputPlan { partition, key, ..Self::unkeyed(source, Ship::Exchange, make) }
     }
 
     /// The output that the edge comes from.
@@ -118,8 +140,8 @@ impl<T: Data> InputPlan<T> {
 
     /// Adds the edge to `graph`, ending at `consumer`.
     pub fn attach(self, graph: &mut Graph, consumer: VertexId) -> EdgeId {
-        let edge =
-            graph.add_edge(self.source.vertex, consumer, self.ship, Box::new(WireOf::<T>(PhantomData)));
+        let wire = Box::new(WireOf { partition: self.partition, key: self.key });
+        let edge = graph.add_edge(self.source.vertex, consumer, self.ship, wire);
         let mut plans = self.source.plans.lock().unwrap_or_else(PoisonError::into_inner);
         plans.push(EdgePlan { edge, make: self.make });
         edge
@@ -127,7 +149,10 @@ impl<T: Data> InputPlan<T> {
 }
 
 fn edge_maker<T: Data, R: Route<T> + 'static>(route: impl Fn() -> R + Send + 'static) -> MakeWriter<T> {
-    Box::new(move |context| Box::new(Edge::new(context.name, context.senders, route())))
+    Box::new(move |context| {
+        let WriterContext { name, senders, aligned_only, .. } = context;
+        Box::new(Edge::new(name, senders, route()).with_alignment(aligned_only))
+    })
 }
 
 /// Each partition in turn.
@@ -181,12 +206,15 @@ impl<T, K: Key, E: FnMut(&T) -> K + Send> Partition<T> for KeyPartition<E> {
     }
 }
 
-/// In-flight data of one channel, as a checkpoint stored them.
-pub(crate) struct RestoredChannel {
-    /// Number of records.
-    pub records: u64,
-    /// The records, one after another.
-    pub bytes: Vec<u8>,
+/// In-flight data of an edge, as a checkpoint stored them.
+#[derive(Default)]
+pub(crate) struct RestoredEdge<'a> {
+    /// The edge then; none where nothing was in flight.
+    pub state: Option<&'a EdgeState>,
+    /// Each channel's data, generations counted from 0.
+    pub channels: Vec<(&'a ChannelState, u32, Vec<u8>)>,
+    /// Above all generations of the checkpoint.
+    pub next_generation: u32,
 }
 
 /// What the channels of an edge are made from.
@@ -195,10 +223,11 @@ pub(crate) struct WireContext<'a> {
     pub producers: u32,
     pub consumers: u32,
     pub ship: Ship,
+    pub key_groups: KeyGroups,
     /// Sizes and doorbells of the channel from a producer to a consumer, and the bytes of a record.
     pub spec: &'a dyn Fn(u32, u32, usize) -> ChannelSpec,
-    /// In-flight data to restore, by producer and consumer: the consumer's capture, then the producer's outbox.
-    pub restored: &'a HashMap<(u32, u32), Vec<RestoredChannel>>,
+    /// In-flight data to restore.
+    pub restored: &'a RestoredEdge<'a>,
 }
 
 /// The ends of an edge's channels, by partition; their types are known to the tasks that take them.
@@ -209,77 +238,115 @@ pub(crate) struct Wired {
     pub consumers: Vec<Box<dyn Any + Send>>,
 }
 
-/// Makes the channels of an edge.
+/// The typed part of an edge.
 pub(crate) trait Wire: Send {
-    /// Makes them.
+    /// Makes the channels.
     ///
     /// # Errors
-    /// Restored in-flight data do not decode.
+    /// Restored in-flight data do not fit the edge, or do not decode.
     fn wire(&self, context: &WireContext<'_>) -> Result<Wired, String>;
+
+    /// Structure of the records.
+    fn record(&self) -> Schema;
+
+    /// Structure of the key, of an edge that spreads by key.
+    fn key(&self) -> Option<Schema>;
 }
 
-struct WireOf<T>(PhantomData<fn() -> T>);
+struct WireOf<T> {
+    partition: Option<MakePartition<T>>,
+    key: Option<Schema>,
+}
 
 impl<T: Data> Wire for WireOf<T> {
     fn wire(&self, context: &WireContext<'_>) -> Result<Wired, String> {
+        let point_wise = context.ship == Ship::Forward && context.producers == context.consumers;
+        let shape = Shape { producers: context.producers, consumers: context.consumers, point_wise };
+        let mut restored = self.restore(context, shape)?;
         let mut senders: Vec<Vec<(u32, Sender<T>)>> = (0..context.producers).map(|_| Vec::new()).collect();
         let mut inputs: Vec<Vec<Input<T>>> = (0..context.consumers).map(|_| Vec::new()).collect();
-        let point_wise = context.ship == Ship::Forward && context.producers == context.consumers;
-        for producer in 0..context.producers {
-            for consumer in 0..context.consumers {
-                if point_wise && producer != consumer {
-                    continue;
+        for (producer, consumer) in shape.channels() {
+            let spec = (context.spec)(producer, consumer, size_of::<T>());
+            let mut batches = Restored::before(context.restored.next_generation);
+            for (generation, records) in restored.remove(&(producer, consumer)).into_iter().flatten() {
+                let mut records = records.into_iter().peekable();
+                while records.peek().is_some() {
+                    batches.push(generation, records.by_ref().take(spec.batch_records).collect());
                 }
-                let spec = (context.spec)(producer, consumer, size_of::<T>());
-                let mut restored = VecDeque::new();
-                for part in context.restored.get(&(producer, consumer)).into_iter().flatten() {
-                    decode_batches::<T>(part, spec.batch_records, &mut restored).map_err(|error| {
-                        format!(
-                            "in-flight data of edge {} from {producer} to {consumer}: {error}",
-                            context.name
-                        )
-                    })?;
-                }
-                let (sender, receiver) = channel(spec, restored);
-                senders[producer as usize].push((consumer, sender));
-                inputs[consumer as usize].push(Input { edge: Arc::clone(&context.name), producer, receiver });
             }
-        }
-        let lost = context.restored.keys().find(|(producer, consumer)| {
-            let has = |sender: &(u32, Sender<T>)| sender.0 == *consumer;
-            !senders.get(*producer as usize).is_some_and(|senders| senders.iter().any(has))
-        });
-        if let Some((producer, consumer)) = lost {
-            return Err(format!(
-                "the checkpoint holds in-flight data of edge {} from {producer} to {consumer}, which are not connected \
-                 any more: restore with the partitioning that wrote it",
-                context.name
-            ));
+            let (sender, receiver) = channel(spec, batches);
+            senders[producer as usize].push((consumer, sender));
+            inputs[consumer as usize].push(Input { edge: Arc::clone(&context.name), producer, receiver });
         }
         Ok(Wired {
             producers: senders.into_iter().map(|s| Box::new(s) as Box<dyn Any + Send>).collect(),
             consumers: inputs.into_iter().map(|i| Box::new(i) as Box<dyn Any + Send>).collect(),
         })
     }
+
+    fn record(&self) -> Schema {
+        T::schema()
+    }
+
+    fn key(&self) -> Option<Schema> {
+        self.key.clone()
+    }
 }
 
-fn decode_batches<T: Data>(
-    part: &RestoredChannel,
-    batch: usize,
-    into: &mut VecDeque<Vec<T>>,
-) -> Result<(), String> {
-    let mut bytes = part.bytes.as_slice();
-    let mut records = Vec::new();
-    for index in 0..part.records {
-        records.push(
-            T::decode(&mut bytes).map_err(|error| format!("record {index} of {}: {error}", part.records))?,
-        );
-        if records.len() == batch {
-            into.push_back(std::mem::take(&mut records));
+impl<T: Data> WireOf<T> {
+    /// Decodes the restored records and finds each its channel.
+    fn restore(&self, context: &WireContext<'_>, shape: Shape) -> Result<super::rescale::Spread<T>, String> {
+        let RestoredEdge { state: Some(state), channels, .. } = context.restored else {
+            return Ok(super::rescale::Spread::new());
+        };
+        let name = &context.name;
+        if let (Some(stored), Some(key)) = (&state.key, &self.key)
+            && stored != key
+        {
+            return Err(format!(
+                "the checkpoint holds in-flight data of edge `{name}`, spread by keys of type {}, and the job spreads it by \
+                 keys of type {}: restore with the key that it was written with, or give an operator at its end a new uid",
+                describe(stored),
+                describe(key)
+            ));
         }
+        let reader = T::reader(&state.record).ok_or_else(|| {
+            format!(
+                "the checkpoint holds in-flight data of edge `{name}`, records of type {}; the job sends {}, which does not \
+                 read them: give the new type a higher version and name the old one as `from` in its `data!` or `pod!`, \
+                 or restore with the old type",
+                describe(&state.record),
+                describe(&T::schema())
+            )
+        })?;
+        let mut parts = Vec::new();
+        for (channel, generation, bytes) in channels {
+            let ChannelState { producer, consumer, origin, records: count, .. } = channel;
+            let damaged = |what: String| {
+                format!("in-flight data of edge `{name}` from {producer} to {consumer}: {what}")
+            };
+            let mut bytes = bytes.as_slice();
+            let mut records = Vec::new();
+            for index in 0..*count {
+                let record = reader.read(&mut bytes);
+                records.push(record.map_err(|error| damaged(format!("record {index} of {count}: {error}")))?);
+            }
+            if !bytes.is_empty() {
+                return Err(damaged(format!("{} bytes are left over", bytes.len())));
+            }
+            let (producer, consumer, origin) = (*producer, *consumer, *origin);
+            parts.push(InFlightPart { producer, consumer, generation: *generation, origin, records });
+        }
+        let mut partition =
+            self.partition.as_ref().map(|make| make(context.key_groups, context.consumers as usize));
+        let consumers = context.consumers as usize;
+        Ok(match (&mut partition, context.ship) {
+            (Some(partition), _) => {
+                let mut choose = |record: &T| partition.partition(record, consumers) as u32;
+                spread(parts, shape, Routing::Each(&mut choose))
+            }
+            (None, Ship::Broadcast) => spread(parts, shape, Routing::All),
+            (None, Ship::Forward | Ship::Exchange) => spread(parts, shape, Routing::Any),
+        })
     }
-    if !records.is_empty() {
-        into.push_back(records);
-    }
-    if bytes.is_empty() { Ok(()) } else { Err(format!("{} bytes are left over", bytes.len())) }
 }

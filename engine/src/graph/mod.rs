@@ -5,6 +5,8 @@
 
 mod build;
 mod restore;
+mod fit;
+mod rescale;
 mod deploy;
 mod edge;
 #[cfg(test)]
@@ -190,17 +192,18 @@ impl Graph {
 
     /// How a consumer may treat the channels of each edge.
     ///
-    /// Barriers wait behind the data of a forward or broadcast edge, and so does every task downstream of one: its
-    /// exchanges are announced late, and a consumer that snapshotted before their announcement could end up waiting
-    /// for itself (see [`crate::barrier`]).
+    /// Barriers wait behind the data of a forward or broadcast edge, and so do its producer, whose outbox must be empty
+    /// first, and every task downstream of it: their exchanges are announced late, and a consumer that snapshotted before
+    /// their announcement could end up waiting for itself (see [`crate::barrier`]).
     pub(super) fn channel_kinds(&self) -> Vec<ChannelKind> {
         let mut delayed = vec![false; self.vertices.len()];
         // A path has at most as many edges as there are vertices.
         for _ in 0..self.vertices.len() {
             for edge in &self.edges {
-                if edge.ship != Ship::Exchange || delayed[edge.producer.0] {
-                    delayed[edge.consumer.0] = true;
-                }
+                let aligned_only = edge.ship != Ship::Exchange;
+                // A producer whose outbox must be empty before its snapshot waits for its consumers.
+                delayed[edge.producer.0] |= aligned_only;
+                delayed[edge.consumer.0] |= aligned_only || delayed[edge.producer.0];
             }
         }
         let kind = |edge: &EdgeSpec| match edge.ship {

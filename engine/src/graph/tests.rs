@@ -1,7 +1,7 @@
 //! Graphs as the dataflow builder writes them: names, mistakes, channel kinds, partitioning, restored in-flight data.
 
-use super::deploy::check_finished;
-use super::edge::{RestoredChannel, WireContext};
+use super::edge::{RestoredEdge, WireContext};
+use super::fit::check_fit;
 use super::*;
 use crate::Dataflow;
 use crate::connector::{CollectSink, GeneratorSource};
@@ -9,9 +9,12 @@ use crate::operator::{Collector, Partition};
 use crate::ring::doorbell::{Doorbell, Wake};
 use crate::ring::{BatchPool, ChannelSpec};
 use proptest::prelude::*;
+use std::collections::BTreeMap;
 use thalweg_storage::io::{DiskHandle, SimDisk};
 use thalweg_storage::key_group::KeyGroups;
-use thalweg_storage::manifest::{Manifest, OperatorState, SubtaskState};
+use thalweg_storage::manifest::{
+    ChannelOrigin, ChannelState, EdgeState, Manifest, OperatorState, Payload, SubtaskState,
+};
 use thalweg_storage::{AttemptId, CheckpointId, Data};
 
 fn numbers() -> GeneratorSource<u64, impl Fn(u64) -> u64 + Clone + Send + 'static> {
@@ -152,15 +155,31 @@ impl Wake for Nobody {
     fn wake(&self) {}
 }
 
-/// Wires a forward edge with this in-flight data; returns how many channels each consumer has, or the error.
-fn wire(parallelism: (u32, u32), restored: Vec<((u32, u32), u64, Vec<u8>)>) -> Result<Vec<usize>, String> {
-    let flow = Dataflow::new("forward");
-    flow.source("a", numbers()).share().stream().sink("out", CollectSink::new());
-    let graph = flow.into_graph();
-    let mut channels = HashMap::new();
-    for (ends, records, bytes) in restored {
-        channels.entry(ends).or_insert_with(Vec::new).push(RestoredChannel { records, bytes });
-    }
+/// Wires an edge into `out` with this in-flight data of three producers and consumers; returns what each consumer finds on
+/// each of its channels, by producer, or the error.
+fn wire(
+    graph: &Graph,
+    parallelism: (u32, u32),
+    state: &EdgeState,
+    restored: Vec<((u32, u32), u64, Vec<u8>)>,
+) -> Result<Vec<BTreeMap<u32, Vec<u64>>>, String> {
+    let channel = |(producer, consumer), records| ChannelState {
+        edge: state.name.clone(),
+        producer,
+        consumer,
+        generation: 0,
+        origin: ChannelOrigin::Consumer,
+        records,
+        data: Payload::Inline(Vec::new()),
+    };
+    let channels: Vec<ChannelState> =
+        restored.iter().map(|(ends, records, _)| channel(*ends, *records)).collect();
+    let bytes = restored.into_iter().map(|(_, _, bytes)| bytes);
+    let restored = RestoredEdge {
+        state: Some(state),
+        channels: channels.iter().zip(bytes).map(|(channel, bytes)| (channel, 0, bytes)).collect(),
+        next_generation: 1,
+    };
     let spec = |_: u32, _: u32, _: usize| ChannelSpec {
         ring_batches: 1,
         batch_records: 2,
@@ -173,14 +192,37 @@ fn wire(parallelism: (u32, u32), restored: Vec<((u32, u32), u64, Vec<u8>)>) -> R
         name: "a->out".into(),
         producers: parallelism.0,
         consumers: parallelism.1,
-        ship: Ship::Forward,
+        ship: graph.edges[0].ship,
+        key_groups: KeyGroups::new(8),
         spec: &spec,
-        restored: &channels,
+        restored: &restored,
     };
     let wired = graph.edges[0].wire.wire(&context)?;
-    let count =
-        |end: Box<dyn std::any::Any + Send>| end.downcast::<Vec<crate::task::Input<u64>>>().unwrap().len();
-    Ok(wired.consumers.into_iter().map(count).collect())
+    let found = |end: Box<dyn std::any::Any + Send>| {
+        let inputs = end.downcast::<Vec<crate::task::Input<u64>>>().unwrap();
+        let rest = |mut input: crate::task::Input<u64>| {
+            input.receiver.look(|_| {});
+            let mut records = Vec::new();
+            while input.receiver.taken() < input.receiver.visible() {
+                input.receiver.take();
+                records.extend(std::iter::from_fn(|| input.receiver.current().take()));
+            }
+            (input.producer, records)
+        };
+        inputs.into_iter().map(rest).collect()
+    };
+    Ok(wired.consumers.into_iter().map(found).collect())
+}
+
+/// A job of one source and one sink.
+fn job(between: impl Fn(crate::dataflow::SharedStream<u64>) -> crate::DataStream<u64>) -> Graph {
+    let flow = Dataflow::new("job");
+    between(flow.source("a", numbers()).share()).sink("out", CollectSink::new());
+    flow.into_graph()
+}
+
+fn edge_state() -> EdgeState {
+    EdgeState { name: "a->out".into(), record: u64::schema(), key: None, producers: 3, consumers: 3 }
 }
 
 fn encoded(records: &[u64]) -> Vec<u8> {
@@ -191,19 +233,117 @@ fn encoded(records: &[u64]) -> Vec<u8> {
 
 #[test]
 fn a_forward_edge_is_point_wise_only_between_equal_numbers_of_partitions() {
-    assert_eq!(wire((3, 3), Vec::new()), Ok(vec![1, 1, 1]));
-    assert_eq!(wire((2, 3), Vec::new()), Ok(vec![2, 2, 2]));
+    let graph = job(|shared| shared.stream());
+    let producers = |parallelism| {
+        let consumers = wire(&graph, parallelism, &edge_state(), Vec::new()).unwrap();
+        consumers.into_iter().map(|channels| channels.into_keys().collect::<Vec<_>>()).collect::<Vec<_>>()
+    };
+    assert_eq!(producers((3, 3)), [[0], [1], [2]]);
+    assert_eq!(producers((2, 3)), [[0, 1], [0, 1], [0, 1]]);
+}
+
+#[test]
+fn in_flight_data_of_an_exchange_fit_a_forward_and_a_broadcast_edge() {
+    let in_flight = || vec![((0, 2), 3, encoded(&[1, 2, 3])), ((2, 1), 1, encoded(&[4]))];
+    let forward = job(|shared| shared.stream());
+    let found = |graph: &Graph, parallelism| wire(graph, parallelism, &edge_state(), in_flight()).unwrap();
+    let point_wise = found(&forward, (2, 2));
+    assert_eq!(point_wise, [BTreeMap::from([(0, vec![1, 2, 3])]), BTreeMap::from([(1, vec![4])])]);
+    let broadcast = job(|shared| shared.stream().broadcast());
+    let everything = BTreeMap::from([(0, vec![1, 2, 3, 4]), (1, vec![])]);
+    assert_eq!(found(&broadcast, (2, 3)), [everything.clone(), everything.clone(), everything]);
+}
+
+#[test]
+fn in_flight_data_go_to_the_owners_of_their_keys_at_any_parallelism() {
+    let keyed = job(|shared| {
+        let keyed = shared.stream().key_by(|n| *n);
+        keyed.into_stream()
+    });
+    let groups = KeyGroups::new(8);
+    let all: Vec<u64> = (0..40).collect();
+    let state = EdgeState { key: Some(u64::schema()), ..edge_state() };
+    for parallelism in [(1, 1), (3, 2), (2, 8), (5, 7)] {
+        let parts =
+            all.chunks(7).zip(0..).map(|(part, n)| ((n % 3, n / 3), part.len() as u64, encoded(part)));
+        let found = wire(&keyed, parallelism, &state, parts.collect()).unwrap();
+        let mut seen: Vec<u64> = Vec::new();
+        for (consumer, channels) in (0..).zip(found) {
+            for record in channels.into_values().flatten() {
+                assert_eq!(groups.partition_of(groups.group_of(record.key_hash()), parallelism.1), consumer);
+                seen.push(record);
+            }
+        }
+        seen.sort_unstable();
+        assert_eq!(seen, all);
+    }
 }
 
 #[test]
 fn in_flight_data_that_do_not_fit_are_refused_and_never_left_out() {
-    assert_eq!(wire((2, 2), vec![((1, 1), 3, encoded(&[1, 2, 3]))]), Ok(vec![1, 1]));
-    let refused = |ends, records, bytes: Vec<u8>| wire((2, 2), vec![(ends, records, bytes)]).unwrap_err();
-    assert!(refused((1, 1), 2, encoded(&[1, 2, 3])).contains("left over"));
-    assert!(refused((1, 1), 4, encoded(&[1, 2, 3])).contains("record 3 of 4"));
-    assert!(refused((0, 1), 1, encoded(&[1])).contains("not connected any more"));
-    assert!(refused((0, 2), 1, encoded(&[1])).contains("not connected any more"));
-    assert!(refused((2, 0), 1, encoded(&[1])).contains("not connected any more"));
+    let graph = job(|shared| shared.stream());
+    assert!(wire(&graph, (2, 2), &edge_state(), vec![((1, 1), 3, encoded(&[1, 2, 3]))]).is_ok());
+    let refused = |records, bytes: Vec<u8>| {
+        wire(&graph, (2, 2), &edge_state(), vec![((1, 1), records, bytes)]).unwrap_err()
+    };
+    assert!(refused(2, encoded(&[1, 2, 3])).contains("left over"));
+    assert!(refused(4, encoded(&[1, 2, 3])).contains("record 3 of 4"));
+}
+
+#[test]
+fn in_flight_records_of_another_type_and_keys_of_another_type_are_refused() {
+    let parts = || vec![((1, 1), 1, encoded(&[1]))];
+    let keyed = job(|shared| shared.stream().key_by(|n| *n).into_stream());
+    let strings = EdgeState { record: String::schema(), ..edge_state() };
+    let error = wire(&keyed, (2, 2), &strings, parts()).unwrap_err();
+    assert!(error.contains("`a->out`") && error.contains("String") && error.contains("u64"), "{error}");
+    let other_key = EdgeState { key: Some(u32::schema()), ..edge_state() };
+    let error = wire(&keyed, (2, 2), &other_key, parts()).unwrap_err();
+    assert!(error.contains("`a->out`") && error.contains("u32") && error.contains("key"), "{error}");
+    // An edge that was not spread by key may be now.
+    assert!(wire(&keyed, (2, 2), &edge_state(), parts()).is_ok());
+}
+
+#[test]
+fn state_and_in_flight_data_that_nothing_wants_are_refused_unless_allowed() {
+    let graph = job(|shared| shared.stream());
+    let operator =
+        OperatorState { uid: "gone".into(), parallelism: 1, keyed: Vec::new(), subtasks: Vec::new() };
+    let channel = ChannelState {
+        edge: "a->gone".into(),
+        producer: 0,
+        consumer: 0,
+        generation: 0,
+        origin: ChannelOrigin::Producer,
+        records: 1,
+        data: Payload::Inline(encoded(&[1])),
+    };
+    let fits = |allowed, operators, channels| {
+        let manifest = Manifest { operators, channels, ..empty_manifest() };
+        check_fit(&graph, 128, allowed, &manifest)
+    };
+    let error = fits(false, vec![operator.clone()], Vec::new()).unwrap_err();
+    assert!(error.contains("`gone`"), "{error}");
+    let error = fits(false, Vec::new(), vec![channel.clone()]).unwrap_err();
+    assert!(error.contains("`a->gone`"), "{error}");
+    assert_eq!(fits(true, vec![operator], vec![channel]), Ok(()));
+    let error = check_fit(&graph, 64, true, &empty_manifest()).unwrap_err();
+    assert!(error.contains("128") && error.contains("64"), "{error}");
+}
+
+fn empty_manifest() -> Manifest {
+    Manifest {
+        job: "grown".into(),
+        checkpoint: CheckpointId(3),
+        attempt: AttemptId(1),
+        max_parallelism: 128,
+        kind: thalweg_storage::manifest::ManifestKind::Checkpoint,
+        origin: None,
+        operators: Vec::new(),
+        triggered_unix_ms: 0,
+        edges: Vec::new(),
+        channels: Vec::new(),
+    }
 }
 
 #[test]
@@ -222,14 +362,10 @@ fn a_finished_operator_never_gets_a_new_source() {
         subtasks: vec![SubtaskState { finished, ..SubtaskState::default() }],
     };
     let manifest = |finished| Manifest {
-        job: "grown".into(),
-        checkpoint: CheckpointId(3),
-        attempt: AttemptId(1),
-        max_parallelism: 128,
         operators: vec![operator("old", finished), operator("out", finished)],
-        triggered_unix_ms: 0,
-        channels: Vec::new(),
+        ..empty_manifest()
     };
+    let check_finished = |graph: &Graph, manifest: &Manifest| check_fit(graph, 128, false, manifest);
     assert_eq!(check_finished(&graph(false), &manifest(true)), Ok(()));
     assert_eq!(check_finished(&graph(true), &manifest(false)), Ok(()));
     let error = check_finished(&graph(true), &manifest(true)).unwrap_err();

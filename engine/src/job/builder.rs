@@ -2,7 +2,7 @@
 
 use super::Engine;
 use crate::clock::SystemClock;
-use crate::config::{EngineConfig, MemorySize, Span, StateBackend};
+use crate::config::{CheckpointRetention, EngineConfig, MemorySize, Span, StateBackend};
 use crate::control::CheckpointMode;
 use crate::coordinator::RestartStrategy;
 use crate::error::Error;
@@ -32,6 +32,9 @@ pub struct EngineBuilder {
     tolerable_failures: u32,
     mode: CheckpointMode,
     retained: usize,
+    retention: CheckpointRetention,
+    checkpoint_history: usize,
+    savepoint_dir: Option<PathBuf>,
     incremental: bool,
     state_backend: StateBackend,
     state_memory: Option<MemorySize>,
@@ -40,7 +43,7 @@ pub struct EngineBuilder {
     ring_batches: usize,
     batch_records: usize,
     pool_bytes: usize,
-    restart: RestartStrategy,
+    restart: Option<RestartStrategy>,
     heartbeat_timeout: Span,
 }
 
@@ -60,6 +63,9 @@ impl Default for EngineBuilder {
             tolerable_failures: 0,
             mode: CheckpointMode::Aligned,
             retained: 1,
+            retention: CheckpointRetention::default(),
+            checkpoint_history: 10,
+            savepoint_dir: None,
             incremental: true,
             state_backend: StateBackend::HashMap,
             state_memory: None,
@@ -68,7 +74,7 @@ impl Default for EngineBuilder {
             ring_batches: 16,
             batch_records: 1024,
             pool_bytes: 256 << 20,
-            restart: RestartStrategy::default(),
+            restart: None,
             heartbeat_timeout: Span::Parsed(Duration::from_secs(50)),
         }
     }
@@ -153,6 +159,24 @@ impl EngineBuilder {
         self
     }
 
+    /// Which completed checkpoints stay when the job ends. Default: all, so that a job that is started again goes on.
+    pub fn externalized_checkpoint_retention(mut self, retention: CheckpointRetention) -> Self {
+        self.retention = retention;
+        self
+    }
+
+    /// Number of checkpoints whose statistics [`super::JobHandle::metrics`] shows. Default: 10.
+    pub fn checkpoint_history(mut self, count: usize) -> Self {
+        self.checkpoint_history = count;
+        self
+    }
+
+    /// Where savepoints go for which no other directory is given. Default: none, so that each needs one.
+    pub fn savepoint_dir(mut self, dir: impl Into<PathBuf>) -> Self {
+        self.savepoint_dir = Some(dir.into());
+        self
+    }
+
     /// Whether checkpoints write only what changed since the last completed one. Default: yes.
     pub fn incremental_checkpoints(mut self, incremental: bool) -> Self {
         self.incremental = incremental;
@@ -205,9 +229,10 @@ impl EngineBuilder {
         self
     }
 
-    /// Whether and when a failed job starts again. Default: always, after one second.
+    /// Whether and when a failed job starts again. Default, as in Flink: with checkpoints always, after a delay that grows from
+    /// one second to one minute while failures go on; without checkpoints never, since it could only begin from scratch.
     pub fn restart_strategy(mut self, strategy: RestartStrategy) -> Self {
-        self.restart = strategy;
+        self.restart = Some(strategy);
         self
     }
 
@@ -247,6 +272,9 @@ impl EngineBuilder {
         if let Some((key, _)) = least_one.iter().find(|(_, value)| *value == 0) {
             return refuse(key, "must be at least 1".to_owned());
         }
+        if let Some((key, message)) = self.restart.as_ref().and_then(RestartStrategy::mistake) {
+            return refuse(key, message);
+        }
         if !(1..=22).contains(&self.zstd_level) {
             return refuse("compression_level", format!("{} is not in 1..=22", self.zstd_level));
         }
@@ -281,6 +309,9 @@ impl EngineBuilder {
             tolerable_failures: self.tolerable_failures,
             mode: self.mode,
             retained: self.retained,
+            retention: self.retention,
+            checkpoint_history: self.checkpoint_history,
+            savepoint_dir: self.savepoint_dir.clone(),
             incremental: self.incremental,
             state_backend: self.state_backend,
             state_memory_bytes,
@@ -297,9 +328,12 @@ impl EngineBuilder {
     }
 
     /// What becomes of a failed job.
-    #[cfg(feature = "testing")]
     pub(super) fn restart(&self) -> RestartStrategy {
-        self.restart
+        let unless_set = match self.checkpoint_dir {
+            Some(_) => RestartStrategy::default(),
+            None => RestartStrategy::None,
+        };
+        self.restart.unwrap_or(unless_set)
     }
 
     /// Starts the engine's workers.
@@ -310,6 +344,7 @@ impl EngineBuilder {
     pub fn build(self) -> Result<Engine, Error> {
         let config = self.config()?;
         let heartbeat_timeout = self.heartbeat()?;
+        let restart = self.restart();
         let clock = SystemClock::start();
         let options = WorkerOptions {
             workers: config.workers,
@@ -321,7 +356,7 @@ impl EngineBuilder {
         let disk = DiskHandle::new(disk_for(workers.driver())?);
         Ok(Engine {
             config,
-            restart: self.restart,
+            restart,
             heartbeat_timeout,
             workers: Arc::new(workers),
             disk,

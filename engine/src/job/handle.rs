@@ -1,10 +1,13 @@
 //! The handle of a running job.
 
+use super::savepoint::absolute;
 use crate::clock::{Clock, Nanos};
+use crate::control::StopMode;
 use crate::coordinator::{CheckpointStats, CoordinatorHandle, JobShared, JobStatus};
 use crate::error::Error;
 use crate::graph::TaskCounters;
 use crate::worker::{TaskInfo, TimeSpent, Workers};
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::thread::JoinHandle;
 use std::time::Duration;
@@ -19,6 +22,7 @@ pub struct JobHandle {
     counters: Arc<Mutex<Vec<TaskCounters>>>,
     workers: Weak<Workers>,
     clock: Arc<dyn Clock>,
+    savepoint_dir: Option<PathBuf>,
     thread: Arc<Mutex<Option<JoinHandle<()>>>>,
 }
 
@@ -69,6 +73,7 @@ impl JobHandle {
         counters: Arc<Mutex<Vec<TaskCounters>>>,
         workers: Weak<Workers>,
         clock: Arc<dyn Clock>,
+        savepoint_dir: Option<PathBuf>,
         thread: JoinHandle<()>,
     ) -> Self {
         JobHandle {
@@ -77,6 +82,7 @@ impl JobHandle {
             counters,
             workers,
             clock,
+            savepoint_dir,
             thread: Arc::new(Mutex::new(Some(thread))),
         }
     }
@@ -115,7 +121,42 @@ impl JobHandle {
         }
     }
 
-    /// Cancels the job: what is not committed stays uncommitted, completed checkpoints are kept.
+    /// Takes a savepoint now and waits for it. Returns its directory, `savepoint-<job>-<id>` in `dir` or, without one, in the
+    /// directory of the settings.
+    ///
+    /// A savepoint holds all state in files of its own, in a format that every state backend reads, and never goes away by
+    /// itself. The job goes on meanwhile and afterwards as if there had been none: nothing is committed for it.
+    ///
+    /// # Errors
+    /// [`Error::SavepointFailed`] says why there is none; the job goes on.
+    pub fn savepoint(&self, dir: Option<&Path>) -> Result<PathBuf, Error> {
+        self.take_savepoint(dir, None)
+    }
+
+    /// Stops the job with a savepoint: takes it, commits all output up to it, ends the job as finished, and returns the
+    /// savepoint's directory. Started again, the job continues from it.
+    ///
+    /// # Errors
+    /// [`Error::SavepointFailed`] says why the job did not stop. It goes on as before where the savepoint failed (after
+    /// [`StopMode::Drain`] from its latest checkpoint), and from the savepoint where that is complete.
+    pub fn stop_with_savepoint(&self, dir: Option<&Path>, mode: StopMode) -> Result<PathBuf, Error> {
+        self.take_savepoint(dir, Some(mode))
+    }
+
+    fn take_savepoint(&self, dir: Option<&Path>, stop: Option<StopMode>) -> Result<PathBuf, Error> {
+        let root = dir.or(self.savepoint_dir.as_deref()).ok_or_else(|| {
+            let message = "no directory is given and none is set: name one, or set `execution.checkpointing.savepoint-dir`";
+            Error::SavepointFailed(message.to_owned())
+        })?;
+        let root = absolute(root)?;
+        match self.coordinator.trigger_savepoint(&root, stop).recv() {
+            Ok(answer) => answer.map_err(Error::SavepointFailed),
+            Err(_) => Err(Error::SavepointFailed("the job has ended".to_owned())),
+        }
+    }
+
+    /// Cancels the job: what is not committed stays uncommitted. Completed checkpoints are kept unless
+    /// [`super::EngineBuilder::externalized_checkpoint_retention`] says otherwise.
     pub fn cancel(&self) {
         self.coordinator.cancel();
     }

@@ -4,18 +4,22 @@ mod builder;
 mod handle;
 #[cfg(all(test, not(loom)))]
 mod rules;
+mod savepoint;
 #[cfg(feature = "testing")]
 mod simulation;
 
 pub use builder::EngineBuilder;
 pub use handle::{JobHandle, JobMetrics, TaskReport};
+pub use savepoint::{RestoreMode, RestoreSettings};
 #[cfg(feature = "testing")]
 pub use simulation::{Simulation, SimulationOptions};
+pub use thalweg_storage::checkpoint::{Savepoint, SavepointInfo};
 
 use crate::clock::Clock;
 use crate::config::{BATCH_BYTES, EngineConfig};
 use crate::coordinator::{
-    CheckpointBackend, CheckpointConfig, CoordinatorConfig, JobShared, RestartStrategy, Runner, RunnerParts,
+    CheckpointBackend, CheckpointConfig, CoordinatorConfig, JobShared, RestartStrategy, RestoreFrom, Runner,
+    RunnerParts,
 };
 use crate::dataflow::Dataflow;
 use crate::error::Error;
@@ -71,12 +75,29 @@ impl Engine {
     /// # Errors
     /// Nothing was started; the error names what to mend. [`Error::Busy`] while an earlier job of this engine runs.
     pub fn run(&self, flow: Dataflow) -> Result<JobHandle, Error> {
+        self.start(flow, None)
+    }
+
+    /// Starts `flow` from a savepoint or checkpoint that the caller names, whatever the job's directory holds. Otherwise as
+    /// [`Engine::run`].
+    ///
+    /// Whether the state fits the job is found out in the background: if not, the job fails, and its directory is as
+    /// it was.
+    ///
+    /// # Errors
+    /// As of [`Engine::run`]; [`Error::Restore`] where there is no such savepoint, or it is damaged.
+    pub fn run_from(&self, flow: Dataflow, restore: &RestoreSettings) -> Result<JobHandle, Error> {
+        self.start(flow, Some(restore))
+    }
+
+    fn start(&self, flow: Dataflow, restore: Option<&RestoreSettings>) -> Result<JobHandle, Error> {
         let mut running = self.running.lock().unwrap_or_else(PoisonError::into_inner);
         if running.as_ref().is_some_and(|job| !job.status().is_terminal()) {
             return Err(Error::Busy);
         }
         let job = flow.name().to_owned();
         let graph = checked_graph(flow, &self.config, &self.disk)?;
+        let from = found(restore, &self.config, &self.disk)?;
         let backend = match &self.config.checkpoint_dir {
             Some(dir) => Some(CheckpointStore::open(self.disk.clone(), dir, &job)?),
             None => None,
@@ -87,6 +108,10 @@ impl Engine {
             job,
             graph,
             backend,
+            Restoring {
+                from,
+                allow_non_restored_state: restore.is_some_and(|restore| restore.allow_non_restored_state),
+            },
             &self.config,
             self.coordinator_config(),
             Surroundings {
@@ -108,6 +133,7 @@ impl Engine {
             counters,
             Arc::downgrade(&self.workers),
             Arc::clone(&self.clock),
+            self.config.savepoint_dir.clone(),
             thread,
         );
         *running = Some(handle.clone());
@@ -115,7 +141,11 @@ impl Engine {
     }
 
     fn coordinator_config(&self) -> CoordinatorConfig {
-        coordinator_config(&self.config, self.restart, self.heartbeat_timeout)
+        CoordinatorConfig {
+            // Jobs that fail for one cause should not all come back at the same moment.
+            restart_seed: self.clock.unix_ms() ^ u64::from(std::process::id()) << 32,
+            ..coordinator_config(&self.config, self.restart, self.heartbeat_timeout)
+        }
     }
 }
 
@@ -142,6 +172,8 @@ fn coordinator_config(
             tolerable_failures: config.tolerable_failures,
             mode: config.mode,
             retained: config.retained,
+            retention: config.retention,
+            history: config.checkpoint_history,
         },
         restart,
         heartbeat_timeout: heartbeat,
@@ -162,6 +194,28 @@ fn checked_graph(flow: Dataflow, config: &EngineConfig, disk: &DiskHandle) -> Re
     Ok(graph)
 }
 
+/// The savepoint or checkpoint that a job is to start from.
+fn found(
+    restore: Option<&RestoreSettings>,
+    config: &EngineConfig,
+    disk: &DiskHandle,
+) -> Result<Option<RestoreFrom>, Error> {
+    if restore.is_some() && config.checkpoint_dir.is_none() {
+        return Err(Error::Config {
+            key: "execution.checkpointing.dir",
+            message: "a start from a savepoint needs a directory for the job's own checkpoints".to_owned(),
+        });
+    }
+    restore.map(|restore| restore.find(disk)).transpose()
+}
+
+/// What a job starts from.
+#[derive(Default)]
+struct Restoring {
+    from: Option<RestoreFrom>,
+    allow_non_restored_state: bool,
+}
+
 /// What a job runs on.
 struct Surroundings {
     disk: DiskHandle,
@@ -175,6 +229,7 @@ fn runner_parts(
     job: String,
     graph: Graph,
     backend: Option<CheckpointStore>,
+    restoring: Restoring,
     config: &EngineConfig,
     coordinator: CoordinatorConfig,
     on: Surroundings,
@@ -183,6 +238,7 @@ fn runner_parts(
 ) -> RunnerParts {
     let job_dir: Option<PathBuf> = backend.as_ref().map(|store| store.dir().to_owned());
     let settings = DeploySettings {
+        job: job.as_str().into(),
         parallelism: config.parallelism,
         max_parallelism: config.max_parallelism,
         ring_batches: config.ring_batches,
@@ -195,6 +251,7 @@ fn runner_parts(
         zstd_level: config.zstd_level,
         state: StateSettings { backend: config.state_backend, memory_bytes: config.state_memory_bytes },
         restore_threads: on.restore_threads,
+        allow_non_restored_state: restoring.allow_non_restored_state,
         job_dir,
         disk: on.disk,
         clock: Arc::clone(&on.clock),
@@ -208,6 +265,7 @@ fn runner_parts(
         workers,
         deploy: Box::new(GraphDeploy::new(graph, settings, counters)),
         backend: backend.map(|store| Box::new(store) as Box<dyn CheckpointBackend>),
+        restore: restoring.from,
         shared: JobShared::new(),
     }
 }

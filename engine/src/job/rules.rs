@@ -37,17 +37,18 @@ use crate::coordinator::core_tests;
 use crate::fault::{Fault, with_fault};
 use crate::ring::doorbell::{Doorbell, Wake};
 use crate::ring::{
-    Announcement, BarrierMode, BatchPool, ChannelSpec, Look, Mark, Receiver, Sender, Visible, channel,
+    Announcement, BarrierMode, BatchPool, ChannelSpec, Look, Mark, Receiver, Restored, Sender, Visible,
+    channel,
 };
 use crate::task::tests::{ends as task_ends, rules as task_rules};
-use std::collections::{BTreeSet, VecDeque};
+use std::collections::BTreeSet;
 use std::panic::catch_unwind;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use thalweg_storage::checkpoint::CheckpointStore;
 use thalweg_storage::fault::{StorageFault, with_fault as with_storage_fault};
 use thalweg_storage::io::{DiskHandle, OpKind, SimDisk};
-use thalweg_storage::manifest::Manifest;
+use thalweg_storage::manifest::{Manifest, ManifestKind};
 use thalweg_storage::{AttemptId, CheckpointId};
 
 /// Breaks a rule.
@@ -90,16 +91,16 @@ const RULES: &[Rule] = rules! {
     8 alignment::at_least_once_waits_for_the_cut_not_for_the_announcement engine AtLeastOnceWhenAnnounced;
     9 rounds::a_newer_announcement_never_kills_an_older_aligning_round engine NewerKillsOlder;
     9 rounds::rounds_triggered_out_of_order_snapshot_in_order engine YoungerFirst;
-    10 core_tests::an_unaligned_checkpoint_never_overlaps_another engine UnalignedOverlaps;
+    10 core_tests::triggers::an_unaligned_checkpoint_never_overlaps_another engine UnalignedOverlaps;
     11 ends::the_end_of_a_stream_counts_when_reached_and_bounds_every_round_without_its_own_cut engine EndWhenSeen;
     11 ends::an_ended_channel_is_captured_up_to_its_end engine EndedNotCaptured;
     12 ends::a_task_whose_inputs_have_all_ended_starts_at_the_trigger engine TriggerForSourcesOnly;
     13 task_ends::output_of_an_aborted_checkpoint_is_listed_and_committed_by_the_next engine ListsOwnCommittablesOnly;
     14 capture::an_aligned_only_input_reaches_its_cut_before_an_unaligned_snapshot engine AlignedOnlyIgnored;
     14 capture::while_an_aligned_only_input_aligns_the_others_stop_at_their_cuts engine OthersPassTheirCuts;
-    15 core_tests::publishing_cannot_be_aborted engine FinalisingAborted;
+    15 core_tests::rounds::publishing_cannot_be_aborted engine FinalisingAborted;
     15 a_restore_makes_its_manifest_durable_first storage ManifestUnsynced;
-    16 core_tests::an_acknowledgement_holds_its_files_until_its_checkpoint_ends engine AcknowledgementHoldsNothing;
+    16 core_tests::files::an_acknowledgement_holds_its_files_until_its_checkpoint_ends engine AcknowledgementHoldsNothing;
     17 an_id_that_a_dead_attempt_took_never_comes_again storage IdsStartOver;
     18 an_announcement_wakes_a_consumer_that_sleeps engine AnnouncesSilently;
     19 capture::a_round_is_complete_after_its_last_capture engine CompleteAtSnapshot;
@@ -175,7 +176,9 @@ fn ends_of(restored: Vec<Vec<u64>>, consumer: Doorbell) -> (Sender<u64>, Receive
         consumer,
         producer: Doorbell::new(Wakes::default()),
     };
-    channel(spec, VecDeque::from(restored))
+    let mut before = Restored::before(1);
+    restored.into_iter().for_each(|batch| before.push(0, batch));
+    channel(spec, before)
 }
 
 fn announcement(cut: u64) -> Announcement {
@@ -228,7 +231,10 @@ fn a_restore_makes_its_manifest_durable_first() {
         attempt: AttemptId(1),
         triggered_unix_ms: 1,
         max_parallelism: 128,
+        kind: ManifestKind::Checkpoint,
+        origin: None,
         operators: Vec::new(),
+        edges: Vec::new(),
         channels: Vec::new(),
     };
     checkpoints.publish(&manifest, 1, &|_| false).expect("it is published");

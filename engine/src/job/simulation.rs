@@ -8,14 +8,19 @@
 //! - time passes a little with each step and each look at the clock, and jumps only when nobody has anything to do.
 
 use super::handle::{job_metrics, outcome};
-use super::{EngineBuilder, JobMetrics, Surroundings, checked_graph, coordinator_config, runner_parts};
+use super::{
+    EngineBuilder, JobMetrics, RestoreSettings, Restoring, Surroundings, checked_graph, coordinator_config,
+    found, runner_parts,
+};
 use crate::clock::{Clock, Nanos, SimClock};
+use crate::control::StopMode;
 use crate::coordinator::{CoordinatorHandle, JobShared, JobStatus, Runner};
 use crate::dataflow::Dataflow;
 use crate::error::Error;
 use crate::graph::TaskCounters;
 use crate::task::Budget;
 use crate::worker::SimWorkers;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::Receiver;
 use std::sync::{Arc, Mutex};
@@ -82,6 +87,28 @@ impl Simulation {
     /// # Errors
     /// As of [`super::Engine::run`].
     pub fn new(builder: EngineBuilder, flow: Dataflow, options: SimulationOptions) -> Result<Self, Error> {
+        Self::start(builder, flow, options, None)
+    }
+
+    /// As [`Simulation::new`], from a savepoint or checkpoint that the caller names.
+    ///
+    /// # Errors
+    /// As of [`super::Engine::run_from`].
+    pub fn from(
+        builder: EngineBuilder,
+        flow: Dataflow,
+        options: SimulationOptions,
+        restore: &RestoreSettings,
+    ) -> Result<Self, Error> {
+        Self::start(builder, flow, options, Some(restore))
+    }
+
+    fn start(
+        builder: EngineBuilder,
+        flow: Dataflow,
+        options: SimulationOptions,
+        restore: Option<&RestoreSettings>,
+    ) -> Result<Self, Error> {
         let config = builder.config()?;
         let mut random = Random(options.seed);
         let clock =
@@ -91,6 +118,7 @@ impl Simulation {
         let disk = DiskHandle::new(Arc::clone(&options.disk) as _);
         let job = flow.name().to_owned();
         let graph = checked_graph(flow, &config, &disk)?;
+        let from = found(restore, &config, &disk)?;
         let backend = match &config.checkpoint_dir {
             Some(dir) => Some(CheckpointStore::open_unlocked(disk.clone(), dir, &job)?),
             None => None,
@@ -100,6 +128,10 @@ impl Simulation {
             job,
             graph,
             backend,
+            Restoring {
+                from,
+                allow_non_restored_state: restore.is_some_and(|restore| restore.allow_non_restored_state),
+            },
             &config,
             coordinator_config(&config, builder.restart(), builder.heartbeat()?),
             Surroundings {
@@ -231,6 +263,12 @@ impl Simulation {
     /// Asks for a checkpoint; the answer comes during later steps.
     pub fn checkpoint(&self) -> Receiver<Result<CheckpointId, String>> {
         self.coordinator.trigger_checkpoint(None)
+    }
+
+    /// Asks for a savepoint below `root`, an absolute path, and with `stop` for the job's stop; the answer comes during
+    /// later steps.
+    pub fn savepoint(&self, root: &Path, stop: Option<StopMode>) -> Receiver<Result<PathBuf, String>> {
+        self.coordinator.trigger_savepoint(root, stop)
     }
 
     /// Cancels the job, during later steps.

@@ -70,6 +70,8 @@ impl<T: 'static, A: Link<T>, B: Link<A::Out>> Link<T> for Then<A, B> {
 
 /// What an operator finds when it is made for a partition.
 pub struct BindContext {
+    /// The job's name.
+    pub job: Arc<str>,
     /// The partition (subtask index).
     pub partition: u32,
     /// Number of partitions.

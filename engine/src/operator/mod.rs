@@ -148,6 +148,14 @@ pub trait StageControl: Send {
         self.down().map_or(Ok(true), |down| down.snapshot_durable(checkpoint))
     }
 
+    /// Adds to `operators`, the chain's snapshot for `checkpoint`, what a sink has prepared up to it and not committed.
+    /// Called once [`StageControl::snapshot_durable`] says yes: some systems name what they prepared only then.
+    fn list_committables(&mut self, checkpoint: CheckpointId, operators: &mut [OperatorSnapshot]) {
+        if let Some(down) = self.down() {
+            down.list_committables(checkpoint, operators);
+        }
+    }
+
     /// The checkpoint is complete: sinks commit what its manifest lists.
     ///
     /// # Errors
@@ -177,6 +185,11 @@ pub trait StageControl: Send {
     /// What a sink still has to do once its input has ended.
     fn ending(&mut self) -> Ending {
         self.down().map_or(Ending::Done, |down| down.ending())
+    }
+
+    /// True when no output that was prepared is left to be committed.
+    fn is_committed(&mut self) -> bool {
+        self.down().is_none_or(|down| down.is_committed())
     }
 
     /// The job runs without checkpoints: prepare and commit everything.

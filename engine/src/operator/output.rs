@@ -28,6 +28,8 @@ pub struct UnsentRecords {
     pub edge: Arc<str>,
     /// The consuming partition.
     pub consumer: u32,
+    /// How many restores they came after, as [`Sender::generation`] counts.
+    pub generation: u32,
     /// Number of records.
     pub records: u64,
     /// The records, one after another.
@@ -47,6 +49,12 @@ pub trait OutputPort {
 
     /// True when every record has left.
     fn is_drained(&self) -> bool;
+
+    /// True when it has an edge whose records barriers do not overtake.
+    fn is_aligned_only(&self) -> bool;
+
+    /// True unless records wait on such an edge.
+    fn is_settled(&self) -> bool;
 
     /// True when every channel can take an announcement.
     fn can_announce(&self) -> bool;
@@ -113,13 +121,21 @@ pub struct Edge<T, R> {
     name: Arc<str>,
     senders: Vec<(u32, Sender<T>)>,
     route: R,
+    /// Barriers do not overtake its records.
+    aligned_only: bool,
     records: u64,
 }
 
 impl<T, R> Edge<T, R> {
-    /// An edge over `senders`, each with its consumer's partition.
+    /// An edge over `senders`, each with its consumer's partition; barriers overtake its records.
     pub fn new(name: Arc<str>, senders: Vec<(u32, Sender<T>)>, route: R) -> Self {
-        Edge { name, senders, route, records: 0 }
+        Edge { name, senders, route, aligned_only: false, records: 0 }
+    }
+
+    /// The same edge; with `aligned_only` barriers do not overtake its records.
+    pub fn with_alignment(mut self, aligned_only: bool) -> Self {
+        self.aligned_only = aligned_only;
+        self
     }
 }
 
@@ -144,6 +160,14 @@ impl<T: Data, R> OutputPort for Edge<T, R> {
         self.senders.iter().all(|(_, sender)| sender.is_drained())
     }
 
+    fn is_aligned_only(&self) -> bool {
+        self.aligned_only
+    }
+
+    fn is_settled(&self) -> bool {
+        !self.aligned_only || self.is_drained()
+    }
+
     fn can_announce(&self) -> bool {
         self.senders.iter().all(|(_, sender)| sender.can_announce())
     }
@@ -165,7 +189,8 @@ impl<T: Data, R> OutputPort for Edge<T, R> {
             }
             if records > 0 {
                 let edge = Arc::clone(&self.name);
-                outbox.push(UnsentRecords { edge, consumer: *consumer, records, bytes });
+                let generation = sender.generation();
+                outbox.push(UnsentRecords { edge, consumer: *consumer, generation, records, bytes });
             }
         }
         outbox
@@ -246,6 +271,13 @@ impl<T: Data> OutputPort for Output<T> {
     }
     fn is_drained(&self) -> bool {
         self.chunk.is_empty() && self.edges.iter().all(|e| e.is_drained())
+    }
+    fn is_aligned_only(&self) -> bool {
+        self.edges.iter().any(|e| e.is_aligned_only())
+    }
+    fn is_settled(&self) -> bool {
+        // What is in the buffer goes to all edges.
+        !self.is_aligned_only() || self.chunk.is_empty() && self.edges.iter().all(|e| e.is_settled())
     }
     fn can_announce(&self) -> bool {
         self.edges.iter().all(|e| e.can_announce())

@@ -11,6 +11,7 @@ use crate::operator::{
 use crate::state::{CurrentKey, StateSpec, StateTables};
 use std::marker::PhantomData;
 use std::sync::Arc;
+use thalweg_storage::manifest::OperatorStateMode;
 use thalweg_storage::table::StateTable;
 use thalweg_storage::{CheckpointId, Data, Key};
 
@@ -18,8 +19,12 @@ use thalweg_storage::{CheckpointId, Data, Key};
 pub trait CoProcessFunction<A, B>: Clone + Send + 'static {
     /// The records it emits.
     type Out: Send + 'static;
-    /// One element of its operator state; `()` for none.
+    /// One element of its operator state, a list; `()` for none.
     type State: Data;
+
+    /// How the list is spread over the subtasks of a job that starts from a checkpoint, as
+    /// [`STATE_MODE`](super::ProcessFunction::STATE_MODE) of other functions.
+    const STATE_MODE: OperatorStateMode = OperatorStateMode::Split;
 
     /// Called before the first record, with the state of the checkpoint that is being restored.
     ///
@@ -126,7 +131,7 @@ impl<A: 'static, B: 'static, P: CoProcessFunction<A, B>> TwoLink<A, B> for CoPro
     ) -> Result<Self::Bound<D>, Failure> {
         let site = context.site(&self.uid);
         let restore = context.take_restore(&self.uid);
-        let restored = restored_state(&site, &restore.operator_state)?;
+        let restored = restored_state(&site, P::STATE_MODE, &restore.operator_state)?;
         let runtime = RuntimeContext::of(&self.uid, context);
         site.blame(|| self.function.open(&runtime, restored)).map_err(|e| site.user_failure(e))?;
         Ok(CoProcessStage {
@@ -174,7 +179,7 @@ impl<A: 'static, B: 'static, P: CoProcessFunction<A, B>, D: Stage<P::Out>> Stage
             .blame(|| self.function.snapshot(snapshot.checkpoint))
             .map_err(|e| self.site.user_failure(e))?;
         let mut own = OperatorSnapshot::of(&self.site.uid);
-        own.operator_state = state_blobs(&state);
+        own.operator_state = state_blobs(P::STATE_MODE, &state);
         snapshot.operators.push(own);
         self.down.snapshot(snapshot)
     }

@@ -6,6 +6,7 @@ use crate::operator::{
 };
 use std::sync::Arc;
 use thalweg_storage::manifest::{OperatorStateMode, StateBlob};
+use thalweg_storage::operator_state;
 use thalweg_storage::{AttemptId, CheckpointId, Data};
 
 /// Name under which a function's operator state is stored.
@@ -42,8 +43,13 @@ impl RuntimeContext {
 pub trait ProcessFunction<T>: Clone + Send + 'static {
     /// The records it emits.
     type Out: Send + 'static;
-    /// One element of its operator state (a list, as Flink's split list state); `()` for none.
+    /// One element of its operator state, a list; `()` for none.
     type State: Data;
+
+    /// How the list is spread over the subtasks of a job that starts from a checkpoint (Flink's split list, union list and
+    /// broadcast state). With a union list, no checkpoint completes while some of the operator's subtasks have finished and
+    /// others have not.
+    const STATE_MODE: OperatorStateMode = OperatorStateMode::Split;
 
     /// Called before the first record, with the state of the checkpoint that is being restored.
     ///
@@ -103,29 +109,19 @@ pub struct ProcessStage<T, P: ProcessFunction<T>, D> {
 }
 
 /// Encodes operator state for a snapshot.
-pub(super) fn state_blobs<S: Data>(state: &[S]) -> Vec<StateBlob> {
-    let blob = |element: &S| {
-        let mut bytes = Vec::new();
-        element.encode(&mut bytes);
-        StateBlob { name: STATE_NAME.to_owned(), mode: OperatorStateMode::Split, schema: S::schema(), bytes }
-    };
-    state.iter().map(blob).collect()
+pub(super) fn state_blobs<S: Data>(mode: OperatorStateMode, state: &[S]) -> Vec<StateBlob> {
+    operator_state::encode(STATE_NAME, mode, state)
 }
 
-/// Decodes operator state of a snapshot.
-pub(super) fn restored_state<S: Data>(site: &Site, blobs: &[StateBlob]) -> Result<Vec<S>, Failure> {
-    let wanted = S::schema();
-    let decode = |blob: &StateBlob| {
-        if blob.schema != wanted {
-            return Err(site.refusal(format!(
-                "the type of state `{}` has changed: the checkpoint holds {:?}, the job wants {wanted:?}; restore \
-                 with the old type, or give the operator a new uid",
-                blob.name, blob.schema
-            )));
-        }
-        S::decode(&mut blob.bytes.as_slice()).map_err(|e| site.refusal(format!("state `{}`: {e}", blob.name)))
-    };
-    blobs.iter().map(decode).collect()
+/// Decodes operator state of a snapshot; elements of an older version of their type are migrated.
+pub(super) fn restored_state<S: Data>(
+    site: &Site,
+    mode: OperatorStateMode,
+    blobs: &[StateBlob],
+) -> Result<Vec<S>, Failure> {
+    let decoded = operator_state::check_names(blobs, &[STATE_NAME]);
+    let decoded = decoded.and_then(|()| operator_state::decode(STATE_NAME, mode, blobs));
+    decoded.map_err(|error| site.refusal(format!("{error}, or give the operator a new uid")))
 }
 
 impl<T: 'static, P: ProcessFunction<T>> Link<T> for Process<P> {
@@ -139,7 +135,7 @@ impl<T: 'static, P: ProcessFunction<T>> Link<T> for Process<P> {
     ) -> Result<Self::Bound<D>, Failure> {
         let site = context.site(&self.uid);
         let restore = context.take_restore(&self.uid);
-        let restored = restored_state(&site, &restore.operator_state)?;
+        let restored = restored_state(&site, P::STATE_MODE, &restore.operator_state)?;
         let runtime = RuntimeContext::of(&self.uid, context);
         site.blame(|| self.function.open(&runtime, restored)).map_err(|e| site.user_failure(e))?;
         Ok(ProcessStage {
@@ -187,7 +183,7 @@ impl<T: 'static, P: ProcessFunction<T>, D: Stage<P::Out>> StageControl for Proce
             .blame(|| self.function.snapshot(snapshot.checkpoint))
             .map_err(|e| self.site.user_failure(e))?;
         let mut own = OperatorSnapshot::of(&self.site.uid);
-        own.operator_state = state_blobs(&state);
+        own.operator_state = state_blobs(P::STATE_MODE, &state);
         snapshot.operators.push(own);
         self.down.snapshot(snapshot)
     }

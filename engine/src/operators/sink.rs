@@ -1,13 +1,13 @@
 //! A sink at one partition: writes, prepares at checkpoints, commits once they are complete.
 //!
 //! Always true:
-//! - every snapshot lists all output that is prepared and not known to be committed, oldest first, whichever
-//!   checkpoint it was prepared for, aborted ones included;
+//! - every checkpoint lists all output that is prepared up to it and not known to be committed, oldest first, whichever
+//!   checkpoint it was prepared for, aborted ones included; the list is made when all of that is durable;
 //! - nothing is committed before a checkpoint whose snapshot listed it has completed;
 //! - the sink is done only when its input has ended and everything it prepared is committed.
 
 use crate::clock::Nanos;
-use crate::connector::{ConnectorContext, Sink, SinkWriter};
+use crate::connector::{ConnectorContext, PreparedOutput, Sink, SinkWriter};
 use crate::operator::{
     BindContext, ChainSnapshot, Ending, Failure, Flow, OperatorSnapshot, Site, Stage, StageControl,
 };
@@ -36,7 +36,6 @@ pub struct SinkStage<W: SinkWriter> {
     /// The newest completed checkpoint.
     completed: CheckpointId,
     input_ended: bool,
-    prepared_at_end: bool,
 }
 
 impl<W: SinkWriter> SinkStage<W> {
@@ -58,6 +57,7 @@ impl<W: SinkWriter> SinkStage<W> {
         // The writer commits these first. Until it says that it has, each snapshot lists them.
         let committing = restore.committables.clone();
         let connector = ConnectorContext {
+            job: Arc::clone(&context.job),
             uid: Arc::clone(uid),
             subtask: context.partition,
             parallelism: context.parallelism,
@@ -78,7 +78,6 @@ impl<W: SinkWriter> SinkStage<W> {
             committing,
             completed: CheckpointId(0),
             input_ended: false,
-            prepared_at_end: false,
         })
     }
 
@@ -87,14 +86,31 @@ impl<W: SinkWriter> SinkStage<W> {
             .site
             .blame(|| self.writer.prepare(checkpoint, end))
             .map_err(|e| self.site.user_failure(e))?;
-        self.prepared_at_end |= end;
-        self.prepared.extend(snapshot.committables.into_iter().map(|bytes| Committable {
-            checkpoint,
-            subtask: self.site.partition,
-            attempt: self.attempt,
-            bytes,
-        }));
+        for bytes in snapshot.committables {
+            let subtask = self.site.partition;
+            self.add_prepared(PreparedOutput { checkpoint, subtask, bytes });
+        }
         Ok(snapshot.state)
+    }
+
+    fn add_prepared(&mut self, output: PreparedOutput) {
+        let PreparedOutput { checkpoint, subtask, bytes } = output;
+        let attempt = self.attempt;
+        let behind = self.prepared.partition_point(|known| known.checkpoint <= checkpoint);
+        self.prepared.insert(behind, Committable { checkpoint, subtask, attempt, bytes });
+    }
+
+    /// Whether everything that was prepared for `checkpoint` is durable; if so, all of it is known, too.
+    fn is_prepared(&mut self, checkpoint: CheckpointId) -> Result<bool, Failure> {
+        let prepared = self
+            .site
+            .blame(|| self.writer.prepared(checkpoint))
+            .map_err(|error| self.site.user_failure(error))?;
+        if prepared {
+            let outputs = self.site.blame(|| self.writer.take_prepared());
+            outputs.into_iter().for_each(|output| self.add_prepared(output));
+        }
+        Ok(prepared)
     }
 
     /// Hands over what the newest completed checkpoint lists, once the writer has done the batch before.
@@ -148,8 +164,7 @@ impl<W: SinkWriter> StageControl for SinkStage<W> {
         self.now = now;
         self.has_room = self.site.blame(|| self.writer.poll(now)).map_err(|e| self.site.user_failure(e))?;
         // A job without checkpoints commits at its end, as soon as that output is safe.
-        let waits = self.completed == FINAL
-            && !self.site.blame(|| self.writer.prepared(FINAL)).map_err(|e| self.site.user_failure(e))?;
+        let waits = self.completed == FINAL && !self.is_prepared(FINAL)?;
         if waits { Ok(()) } else { self.commit_completed() }
     }
 
@@ -173,16 +188,22 @@ impl<W: SinkWriter> StageControl for SinkStage<W> {
                 }
             })
             .collect();
-        own.committables = self.committing.iter().chain(&self.prepared).cloned().collect();
-        if broken!(ListsOwnCommittablesOnly) {
-            own.committables.retain(|committable| committable.checkpoint == snapshot.checkpoint);
-        }
         snapshot.operators.push(own);
         Ok(())
     }
 
     fn snapshot_durable(&mut self, checkpoint: CheckpointId) -> Result<bool, Failure> {
-        self.site.blame(|| self.writer.prepared(checkpoint)).map_err(|e| self.site.user_failure(e))
+        self.is_prepared(checkpoint)
+    }
+
+    fn list_committables(&mut self, checkpoint: CheckpointId, operators: &mut [OperatorSnapshot]) {
+        let prepared = self.prepared.iter().take_while(|known| known.checkpoint <= checkpoint);
+        let listed = self.committing.iter().chain(prepared).cloned();
+        let listed =
+            listed.filter(|known| known.checkpoint == checkpoint || !broken!(ListsOwnCommittablesOnly));
+        if let Some(own) = operators.iter_mut().find(|operator| operator.uid == self.site.uid) {
+            own.committables = listed.collect();
+        }
     }
 
     fn checkpoint_complete(&mut self, checkpoint: CheckpointId) -> Result<(), Failure> {
@@ -201,7 +222,7 @@ impl<W: SinkWriter> StageControl for SinkStage<W> {
     }
 
     fn ending(&mut self) -> Ending {
-        let unprepared = !self.prepared_at_end && self.writer.has_unprepared();
+        let unprepared = self.writer.has_unprepared();
         if unprepared || !self.prepared.is_empty() {
             // Once everything is prepared for a completed checkpoint, what is left is under way.
             let under_way = !unprepared && self.prepared.iter().all(|c| c.checkpoint <= self.completed);
@@ -211,6 +232,10 @@ impl<W: SinkWriter> StageControl for SinkStage<W> {
         } else {
             Ending::Done
         }
+    }
+
+    fn is_committed(&mut self) -> bool {
+        self.prepared.is_empty() && self.committing.is_empty()
     }
 
     fn commit_final(&mut self) -> Result<(), Failure> {

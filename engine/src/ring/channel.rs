@@ -3,6 +3,7 @@
 //! Always true:
 //! - batches arrive in the order of their records, and `pushed` counts every batch ever put into the ring, with the
 //!   restored ones as batches `0..r`;
+//! - the generations of batches never fall from one to the next, and a new batch's is above that of all restored ones;
 //! - an announcement is in the side ring before any batch at or behind its cut is in the data ring, so a consumer
 //!   that reads availability first and the side ring second knows every cut up to what it sees;
 //! - `owned_batches` counts every batch that the sender has made and that is not known to be dropped, wherever it is;
@@ -37,8 +38,48 @@ pub struct ChannelSpec {
     pub producer: Doorbell,
 }
 
-/// Makes a channel. `restored` are in-flight batches of a checkpoint, which the consumer takes first.
-pub fn channel<T>(spec: ChannelSpec, restored: VecDeque<Vec<T>>) -> (Sender<T>, Receiver<T>) {
+/// In-flight batches of a checkpoint, by rising generation.
+pub struct Restored<T> {
+    batches: VecDeque<Vec<T>>,
+    /// End of each generation among the batches, and its number.
+    generations: Vec<(u64, u32)>,
+    /// What is sent from now on has this generation: the same for all channels of an edge, above all restored ones.
+    next_generation: u32,
+}
+
+impl<T> Restored<T> {
+    /// No batches yet; what is sent after all that will be added has `next_generation`.
+    pub fn before(next_generation: u32) -> Self {
+        Restored { batches: VecDeque::new(), generations: Vec::new(), next_generation }
+    }
+
+    /// Adds a batch behind the others.
+    ///
+    /// # Panics
+    /// When `generation` lies below one that was added before, or is not below that of what is sent next.
+    pub fn push(&mut self, generation: u32, batch: Vec<T>) {
+        assert!(generation < self.next_generation, "restored data are older than new ones");
+        self.batches.push_back(batch);
+        let end = self.batches.len() as u64;
+        match self.generations.last_mut() {
+            Some((last_end, last)) if *last == generation => *last_end = end,
+            last => {
+                assert!(last.is_none_or(|(_, last)| *last < generation), "generations rise");
+                self.generations.push((end, generation));
+            }
+        }
+    }
+}
+
+impl<T> Default for Restored<T> {
+    fn default() -> Self {
+        Restored::before(0)
+    }
+}
+
+/// Makes a channel. `restored` are what the consumer takes first.
+pub fn channel<T>(spec: ChannelSpec, restored: Restored<T>) -> (Sender<T>, Receiver<T>) {
+    let Restored { batches: restored, generations, next_generation } = restored;
     let (ring_in, ring_out) = rtrb::RingBuffer::new(spec.ring_batches);
     // As many as can be on their way at once, and the current one.
     let (empties_in, empties_out) = rtrb::RingBuffer::new(spec.ring_batches + 2);
@@ -55,6 +96,7 @@ pub fn channel<T>(spec: ChannelSpec, restored: VecDeque<Vec<T>>) -> (Sender<T>, 
         outbox: VecDeque::new(),
         starved: false,
         pushed,
+        generation: next_generation,
         owned_batches: 0,
         dropped_batches: Arc::clone(&dropped_batches),
         batch_records: spec.batch_records,
@@ -65,8 +107,9 @@ pub fn channel<T>(spec: ChannelSpec, restored: VecDeque<Vec<T>>) -> (Sender<T>, 
         ring: ring_out,
         empties: empties_in,
         side: side_out,
-        restored_end: pushed,
         restored,
+        generations,
+        next_generation,
         current: Cursor::default(),
         holds_batch: false,
         dropped_batches,
@@ -90,6 +133,7 @@ pub struct Sender<T> {
     /// The pool had no batch to follow the last full one.
     starved: bool,
     pushed: u64,
+    generation: u32,
     owned_batches: usize,
     /// Batches that found the reverse ring full and were dropped by the receiver.
     dropped_batches: Arc<AtomicUsize>,
@@ -120,6 +164,11 @@ impl<T> Sender<T> {
     /// Batches pushed so far, restored ones included: the cut of an announcement made now.
     pub fn pushed(&self) -> u64 {
         self.pushed
+    }
+
+    /// Generation of everything that is sent: above that of all restored data of the edge.
+    pub fn generation(&self) -> u32 {
+        self.generation
     }
 
     /// True when the side ring has room.
@@ -278,8 +327,9 @@ pub struct Receiver<T> {
     empties: rtrb::Producer<Vec<T>>,
     side: rtrb::Consumer<Announcement>,
     restored: VecDeque<Vec<T>>,
-    /// Batches below this position are restored ones.
-    restored_end: u64,
+    /// Positions at which each restored generation ends, and its number.
+    generations: Vec<(u64, u32)>,
+    next_generation: u32,
     current: Cursor<T>,
     /// `current` holds a batch's memory, consumed or not.
     holds_batch: bool,
@@ -311,6 +361,23 @@ impl<T> Receiver<T> {
 
     fn ring_end(&self) -> u64 {
         self.taken + (self.restored.len() + self.ring.slots()) as u64
+    }
+
+    /// Generation of the batch at `position`: how many restores it came after, counted over those whose data had not all
+    /// been processed.
+    pub fn generation(&self, position: u64) -> u32 {
+        let restored = self.generations.iter().find(|(end, _)| position < *end);
+        restored.map_or(self.next_generation, |(_, generation)| *generation)
+    }
+
+    /// Generation of the next restored batch; `None` when all of them are taken.
+    pub fn restored_generation(&self) -> Option<u32> {
+        (self.taken < self.restored_end()).then(|| self.generation(self.taken))
+    }
+
+    /// Batches below this position are restored ones.
+    fn restored_end(&self) -> u64 {
+        self.generations.last().map_or(0, |(end, _)| *end)
     }
 
     /// Position up to which batches may be taken as far as the rings are concerned.
@@ -357,7 +424,7 @@ impl<T> Receiver<T> {
         }
         self.holds_batch = false;
         let empty = self.current.unload();
-        if self.taken <= self.restored_end {
+        if self.taken <= self.restored_end() {
             // Not the producer's, which never counted it.
             return;
         }

@@ -13,6 +13,6 @@ mod pool;
 
 pub use announcement::{Announcement, BarrierMode, Mark};
 pub use availability::{Look, Visible};
-pub use channel::{ChannelSpec, Receiver, Sender, channel};
+pub use channel::{ChannelSpec, Receiver, Restored, Sender, channel};
 pub use cursor::Cursor;
 pub use pool::BatchPool;

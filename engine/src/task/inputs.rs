@@ -2,6 +2,8 @@
 //!
 //! Always true:
 //! - a record is captured before it is consumed, and only whole batches below the gate's limit are taken;
+//! - restored records are processed before any others, those of lower generations first, whichever channels they are on: the
+//!   channel on which a key's next record comes may be another than before the restore;
 //! - a record is processed only when the state that its preparation announced is there; until then it lies unconsumed in
 //!   its batch, where a barrier captures it.
 
@@ -32,6 +34,14 @@ pub struct Input<T> {
 #[derive(Default)]
 struct Captured {
     checkpoint: CheckpointId,
+    /// By rising generation.
+    parts: Vec<CapturedPart>,
+}
+
+/// In-flight records of one generation.
+#[derive(Default)]
+struct CapturedPart {
+    generation: u32,
     records: u64,
     bytes: Vec<u8>,
 }
@@ -42,6 +52,8 @@ pub struct CapturedChannel {
     pub edge: Arc<str>,
     /// The producing partition.
     pub producer: u32,
+    /// How many restores they came after, as [`Receiver::generation`] counts.
+    pub generation: u32,
     /// Number of records.
     pub records: u64,
     /// The records, one after another.
@@ -90,6 +102,8 @@ pub struct Inputs<T> {
     /// How many of the records that come next are announced and may be processed once they are `ready`.
     prepared: usize,
     ready: bool,
+    /// Some channel may still hold restored batches.
+    restoring: bool,
     /// Records consumed since the task began.
     records: u64,
 }
@@ -106,6 +120,7 @@ impl<T: Data> Inputs<T> {
             slice_records: SLICE_RECORDS,
             prepared: 0,
             ready: false,
+            restoring: true,
             records: 0,
         }
     }
@@ -155,7 +170,9 @@ impl<T: Data> Inputs<T> {
             let receiver = &mut self.channels[index].receiver;
             if receiver.current().is_empty() {
                 receiver.give_back();
-                if receiver.taken() >= receiver.visible().min(gate.limit(channel)) {
+                if receiver.taken() >= receiver.visible().min(gate.limit(channel))
+                    || self.restoring && !self.is_next(index)
+                {
                     self.turn = if index + 1 == self.channels.len() { 0 } else { index + 1 };
                     idle_turns += 1;
                     continue;
@@ -203,6 +220,19 @@ impl<T: Data> Inputs<T> {
         Ok(Ran::Idle)
     }
 
+    /// True unless other channels hold restored batches that come before the next batch of this one.
+    ///
+    /// No barrier holds a restored batch back, as cuts lie behind all of them: so what is next on some channel can be read.
+    #[cold]
+    fn is_next(&mut self, index: usize) -> bool {
+        let generations = self.channels.iter().filter_map(|input| input.receiver.restored_generation());
+        let Some(lowest) = generations.min() else {
+            self.restoring = false;
+            return true;
+        };
+        self.channels[index].receiver.restored_generation() == Some(lowest)
+    }
+
     /// Halves slices that take long, doubles those that do not.
     fn adapt(&mut self, nanos: u64, count: usize) {
         if nanos > SLICE_NANOS {
@@ -233,9 +263,15 @@ impl<T: Data> Inputs<T> {
         if captured.checkpoint != checkpoint {
             *captured = Captured { checkpoint, ..Captured::default() };
         }
-        self.channels[index].receiver.peek(position, |batch| {
-            captured.records += batch.len() as u64;
-            batch.iter().for_each(|record| record.encode(&mut captured.bytes));
+        let receiver = &mut self.channels[index].receiver;
+        let generation = receiver.generation(position);
+        if captured.parts.last().is_none_or(|part| part.generation != generation) {
+            captured.parts.push(CapturedPart { generation, ..CapturedPart::default() });
+        }
+        let part = captured.parts.last_mut().expect("there is one by now");
+        receiver.peek(position, |batch| {
+            part.records += batch.len() as u64;
+            batch.iter().for_each(|record| record.encode(&mut part.bytes));
             batch.len()
         })
     }
@@ -275,14 +311,15 @@ impl<T: Data> Inputs<T> {
     /// Takes what was captured for `checkpoint`.
     pub fn take_captured(&mut self, checkpoint: CheckpointId, into: &mut Vec<CapturedChannel>) {
         for (input, captured) in self.channels.iter().zip(&mut self.captured) {
-            if captured.checkpoint == checkpoint && captured.records > 0 {
-                let Captured { records, bytes, .. } = std::mem::take(captured);
-                into.push(CapturedChannel {
-                    edge: Arc::clone(&input.edge),
-                    producer: input.producer,
-                    records,
-                    bytes,
-                });
+            if captured.checkpoint != checkpoint {
+                continue;
+            }
+            let parts = std::mem::take(&mut captured.parts);
+            for CapturedPart { generation, records, bytes } in parts {
+                if records > 0 {
+                    let (edge, producer) = (Arc::clone(&input.edge), input.producer);
+                    into.push(CapturedChannel { edge, producer, generation, records, bytes });
+                }
             }
         }
     }

@@ -8,7 +8,9 @@
 //! - no record is processed while output waits for room, nor while the state of the next record is read from disk;
 //! - upkeep of keyed state comes in short slices between records, checkpoint or not, and keeps the task from parking as
 //!   long as there is any;
-//! - the end of the stream is announced once everything has been sent.
+//! - the end of the stream is announced once everything has been sent;
+//! - a savepoint finds nothing half done and nothing unsent; from the moment when its barrier may pass, the task only sends
+//!   until that is so. After one that stops the job it stands still until it hears what has come of it.
 
 use super::body::Body;
 use super::inputs::Ran;
@@ -16,7 +18,9 @@ use super::part::{ChainTables, Part, PartFiles, Taken, restore_keyed};
 use super::{Budget, Progress, Task};
 use crate::barrier::Gate;
 use crate::clock::{Clock, Nanos};
-use crate::control::{CheckpointMode, Report, ReportSink, TaskCommand, TaskFailure, TaskId, Trigger};
+use crate::control::{
+    CheckpointMode, Report, ReportSink, SnapshotKind, StopMode, TaskCommand, TaskFailure, TaskId, Trigger,
+};
 use crate::metrics::TaskMetrics;
 use crate::operator::{ChainSnapshot, Ending, Failure, Fired, Flow, FlushPolicy, Site};
 use crate::ring::Mark;
@@ -59,6 +63,19 @@ enum Phase {
     Finished,
 }
 
+/// How far a stop with a savepoint has got.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Stopping {
+    /// There is none.
+    No,
+    /// Input is taken for ended.
+    Draining,
+    /// The savepoint has been taken; nothing is processed until its end is known.
+    Suspended(CheckpointId),
+    /// It is complete: the task ends once all output is committed.
+    Ending,
+}
+
 /// Keyed state that a checkpoint holds for one task.
 #[derive(Clone, Debug)]
 pub struct KeyedRestore {
@@ -66,6 +83,8 @@ pub struct KeyedRestore {
     pub segments: Vec<SegmentRef>,
     /// The states that they hold.
     pub metas: Vec<KeyedStateMeta>,
+    /// The files belong to somebody else: the next checkpoint must not need them.
+    pub foreign: bool,
 }
 
 /// What a task is made of.
@@ -113,6 +132,14 @@ pub struct OperatorTask<B> {
     timers: Vec<(Nanos, CheckpointId)>,
     in_progress: VecDeque<Part>,
     awaits_commit_reported: bool,
+    /// A snapshot waits until nothing is left in the outbox of an edge that barriers do not overtake: no record is processed
+    /// meanwhile.
+    settling: bool,
+    /// A round that the task has heard of and not snapshotted: which, and since when.
+    aligning: Option<(CheckpointId, Nanos)>,
+    /// A savepoint may be taken as soon as everything is sent: nothing is processed meanwhile.
+    savepoint_waits: bool,
+    stopping: Stopping,
     /// When the sizes of keyed state are counted next; none while they are as counted last.
     state_count_due: Option<Nanos>,
 }
@@ -129,6 +156,10 @@ impl<B: Body> OperatorTask<B> {
             timers: Vec::new(),
             in_progress: VecDeque::new(),
             awaits_commit_reported: false,
+            settling: false,
+            aligning: None,
+            savepoint_waits: false,
+            stopping: Stopping::No,
             state_count_due: None,
         }
     }
@@ -141,8 +172,11 @@ impl<B: Body> OperatorTask<B> {
     fn obey(&mut self, command: TaskCommand, now: Nanos) -> Result<(), Failure> {
         match command {
             TaskCommand::Trigger(trigger) => {
-                self.triggers.push(trigger);
                 self.parts.gate.trigger(trigger.checkpoint, trigger.mode);
+                if trigger.kind.stop() == Some(StopMode::Drain) {
+                    self.stopping = Stopping::Draining;
+                }
+                self.triggers.push(trigger.clone());
                 if let CheckpointMode::AlignedWithTimeout(timeout) = trigger.mode {
                     let due = trigger.triggered_at.after(timeout);
                     if due <= now {
@@ -152,9 +186,12 @@ impl<B: Body> OperatorTask<B> {
                     }
                 }
             }
-            TaskCommand::Abort(checkpoint) => {
+            TaskCommand::Abort(checkpoint, _) => {
                 self.parts.gate.abort(checkpoint);
                 self.forget(checkpoint);
+                if self.stopping == Stopping::Suspended(checkpoint) {
+                    self.stopping = Stopping::No;
+                }
                 self.in_progress.retain(|part| part.trigger.checkpoint != checkpoint);
                 self.parts.keyed.aborted(checkpoint, &mut ChainTables::of(self.parts.body.stage()));
                 // An abort never touches prepared output: it waits for the next checkpoint that completes. The sink
@@ -166,6 +203,9 @@ impl<B: Body> OperatorTask<B> {
                 self.parts.body.checkpoint_complete(checkpoint);
                 self.parts.body.stage().checkpoint_complete(checkpoint)?;
                 self.awaits_commit_reported = false;
+                if self.stopping == Stopping::Suspended(checkpoint) {
+                    self.stopping = Stopping::Ending;
+                }
             }
             TaskCommand::CommitFinal => self.parts.body.stage().commit_final()?,
         }
@@ -190,20 +230,72 @@ impl<B: Body> OperatorTask<B> {
     /// Takes every snapshot that may be taken now. Returns whether one was.
     fn snapshot_when_ready(&mut self, now: Nanos) -> Result<bool, Failure> {
         let mut taken = false;
+        self.settling = false;
+        self.savepoint_waits = false;
         while let Some(ready) = self.parts.gate.ready() {
             // The trigger reaches every task; it carries what the announcements of other tasks do not.
-            let Some(trigger) = self.triggers.iter().copied().find(|t| t.checkpoint == ready.checkpoint)
-            else {
-                break;
-            };
+            let trigger = self.triggers.iter().find(|t| t.checkpoint == ready.checkpoint);
+            let Some(trigger) = trigger.cloned() else { break };
             let finished = matches!(self.phase, Phase::Committing | Phase::Finished);
-            if !finished && !self.can_announce() && !broken!(AnnouncesIntoFullRing) {
-                break;
+            if !finished {
+                self.settling = !self.settle(now)?;
+                let can_announce = self.can_announce() || broken!(AnnouncesIntoFullRing);
+                if self.settling || !(self.is_sent(&trigger.kind) && can_announce) {
+                    break;
+                }
             }
             self.snapshot(trigger, ready, finished, now)?;
             taken = true;
         }
         Ok(taken)
+    }
+
+    /// Sends what waits on edges that barriers do not overtake; true when nothing does any more.
+    ///
+    /// What the outbox of a broadcast edge holds for one consumer and no longer for another could not be given to other numbers
+    /// of consumers, and what that of a forward edge holds would lose its place in front of the records that follow. So in a
+    /// checkpoint such edges hold nothing in flight.
+    fn settle(&mut self, now: Nanos) -> Result<bool, Failure> {
+        let stage = self.parts.body.stage();
+        let mut aligned_only = false;
+        stage.outputs(&mut |output| aligned_only |= output.is_aligned_only());
+        if !aligned_only {
+            return Ok(true);
+        }
+        stage.finish_record()?;
+        if self.phase == Phase::Closing {
+            stage.finish_input()?;
+            self.phase = Phase::Draining;
+        }
+        let policy = FlushPolicy { timeout: Duration::ZERO, force: true };
+        stage.outputs(&mut |output| _ = output.flush(now, policy));
+        let mut settled = true;
+        stage.outputs(&mut |output| settled &= output.is_settled());
+        Ok(settled)
+    }
+
+    /// True when nothing is half done or unsent that a savepoint would have to hold. Asked while it is all that is left to do
+    /// before the snapshot.
+    fn is_sent(&mut self, kind: &SnapshotKind) -> bool {
+        match kind {
+            SnapshotKind::Checkpoint => true,
+            // The input has ended here too, or soon will; then everything has been sent.
+            SnapshotKind::Savepoint { stop: Some(StopMode::Drain), .. } => false,
+            SnapshotKind::Savepoint { .. } => {
+                let mut sent = !self.blocked && self.phase != Phase::Closing;
+                self.parts.body.stage().outputs(&mut |output| sent &= output.is_drained());
+                // Closing goes on: it comes to its end by itself.
+                self.savepoint_waits = !sent && self.phase == Phase::Running;
+                sent
+            }
+        }
+    }
+
+    /// True while the task must not take anything in.
+    fn is_held(&self) -> bool {
+        self.settling
+            || self.savepoint_waits
+            || matches!(self.stopping, Stopping::Suspended(_) | Stopping::Ending)
     }
 
     /// The atomic step. No record, timer or callback comes in between.
@@ -238,16 +330,36 @@ impl<B: Body> OperatorTask<B> {
         }
         let keyed = stage.table_count() > 0;
         if keyed {
-            let path = Part::segment_path(&self.parts.files, checkpoint);
-            self.parts.keyed.begin(checkpoint, self.parts.attempt, path, &mut ChainTables::of(stage));
+            let TaskParts { body, keyed, files, attempt, .. } = &mut self.parts;
+            let path = Part::segment_path(files, &trigger);
+            let tables = &mut ChainTables::of(body.stage());
+            match trigger.kind {
+                SnapshotKind::Checkpoint => keyed.begin(checkpoint, *attempt, path, tables),
+                SnapshotKind::Savepoint { .. } => keyed.begin_savepoint(checkpoint, *attempt, path, tables),
+            }
         }
+        if trigger.kind.is_savepoint() {
+            assert!(outbox.is_empty(), "a savepoint is taken once everything is sent");
+        }
+        if trigger.kind.stop() == Some(StopMode::Suspend) && !finished {
+            self.stopping = Stopping::Suspended(checkpoint);
+        }
+        let heard = self.aligning.take().filter(|(id, _)| *id == checkpoint).map_or(now, |(_, at)| at);
         self.parts.gate.snapshotted(checkpoint);
         self.parts.body.capture_current(&mut self.parts.gate);
         self.timers.retain(|(_, id)| *id != checkpoint);
         let sync_nanos = self.parts.clock.now().since(began).as_nanos() as u64;
-        let taken = Taken { at: now, sync_nanos, unaligned: ready.unaligned(), finished: closed };
+        let taken = Taken { heard, at: now, sync_nanos, unaligned: ready.unaligned(), finished: closed };
         self.in_progress.push_back(Part::new(trigger, taken, chain.operators, outbox, keyed));
         Ok(())
+    }
+
+    /// Notes since when the task has known of the round that it aligns for.
+    fn note_alignment(&mut self, now: Nanos) {
+        let aligning = self.parts.gate.aligning();
+        if aligning != self.aligning.map(|(checkpoint, _)| checkpoint) {
+            self.aligning = aligning.map(|checkpoint| (checkpoint, now));
+        }
     }
 
     fn can_announce(&mut self) -> bool {
@@ -297,6 +409,10 @@ impl<B: Body> OperatorTask<B> {
                 }
                 Ok(Some(snapshot)) => {
                     gate.acknowledged(checkpoint);
+                    if part.trigger.kind.is_savepoint() {
+                        // Nothing builds on it, and nobody says what becomes of it.
+                        keyed.completed(checkpoint, &mut ChainTables::of(body.stage()));
+                    }
                     reports.report(Report::Acknowledged(*attempt, *id, checkpoint, Box::new(snapshot)));
                 }
                 Err(error) => reports.report(Report::Declined(*attempt, *id, checkpoint, error)),
@@ -329,6 +445,16 @@ impl<B: Body> OperatorTask<B> {
     /// Moves towards the end once all input has been processed. Returns whether something changed.
     fn end(&mut self, ended: bool) -> Result<bool, Failure> {
         let before = self.phase;
+        if self.stopping == Stopping::Ending && self.phase != Phase::Finished {
+            if self.parts.body.stage().is_committed() {
+                self.phase = Phase::Finished;
+                self.parts.reports.report(Report::Finished(self.parts.attempt, self.parts.id));
+            }
+            return Ok(self.phase != before);
+        }
+        if self.is_held() {
+            return Ok(false);
+        }
         if self.phase == Phase::Running && ended && !self.blocked {
             self.phase = Phase::Closing;
         }
@@ -363,7 +489,7 @@ impl<B: Body> OperatorTask<B> {
     }
 
     fn flush(&mut self, now: Nanos) -> Option<Nanos> {
-        let force = !matches!(self.phase, Phase::Running);
+        let force = self.savepoint_waits || !matches!(self.phase, Phase::Running);
         let policy = FlushPolicy { timeout: self.parts.buffer_timeout, force };
         let mut wake_at = None;
         self.parts.body.stage().outputs(&mut |output| wake_at = earliest(wake_at, output.flush(now, policy)));
@@ -377,6 +503,7 @@ impl<B: Body> OperatorTask<B> {
         self.parts.body.stage().tick(now)?;
         self.expire_timers(now);
         self.parts.body.look(&mut self.parts.gate);
+        self.note_alignment(now);
         let mut busy = self.snapshot_when_ready(now)?;
         if self.blocked || self.phase == Phase::Running {
             let was_blocked = self.blocked;
@@ -389,9 +516,10 @@ impl<B: Body> OperatorTask<B> {
             busy |= was_blocked && !self.blocked;
         }
         let mut wake_at = None;
-        let mut ended = false;
+        // A drained source reads no more.
+        let mut ended = self.stopping == Stopping::Draining && !self.parts.body.has_inputs();
         let mut waiting = false;
-        if !self.blocked && self.phase == Phase::Running {
+        if !self.blocked && !ended && !self.is_held() && self.phase == Phase::Running {
             let fired = self.parts.body.stage().fire_timers()?;
             if fired != Fired::None {
                 self.parts.body.forget_prepared();
@@ -400,7 +528,7 @@ impl<B: Body> OperatorTask<B> {
             self.blocked = fired == Fired::Blocked;
             waiting = fired == Fired::Waiting;
         }
-        if !self.blocked && !waiting && self.phase == Phase::Running {
+        if !self.blocked && !waiting && !ended && !self.is_held() && self.phase == Phase::Running {
             let clock = &self.parts.clock;
             let budget = match self.in_progress.is_empty() {
                 true => budget,
@@ -418,7 +546,14 @@ impl<B: Body> OperatorTask<B> {
         let ended = ended || self.parts.body.has_inputs() && self.parts.gate.all_ended();
         busy |= self.end(ended)?;
         wake_at = earliest(wake_at, self.flush(now));
+        if self.savepoint_waits {
+            // What has just left may have been the last of it.
+            busy |= self.snapshot_when_ready(now)?;
+        }
         busy |= self.end(ended)?;
+        if self.settling {
+            busy |= self.snapshot_when_ready(now)?;
+        }
         busy |= self.advance_checkpoints(now)?;
         busy |= self.maintain()?;
         wake_at = earliest(wake_at, self.count(now, busy));
@@ -429,7 +564,7 @@ impl<B: Body> OperatorTask<B> {
         let wake_at = earliest(earliest(wake_at, timers), self.parts.body.stage().wake_at());
         Ok(match self.phase {
             Phase::Finished if self.in_progress.is_empty() => Progress::Finished,
-            _ if self.blocked => Progress::Blocked { wake_at },
+            _ if self.blocked || self.settling => Progress::Blocked { wake_at },
             _ if waiting => Progress::Waiting { wake_at },
             _ => Progress::Idle { wake_at },
         })
@@ -496,7 +631,7 @@ impl<B: Body> Task for OperatorTask<B> {
 
     fn restore(&mut self) -> Result<(), TaskFailure> {
         let TaskParts { restore, keyed, files, body, chain, partition, .. } = &mut self.parts;
-        let Some(KeyedRestore { segments, metas }) = restore.take() else { return Ok(()) };
+        let Some(KeyedRestore { segments, metas, foreign }) = restore.take() else { return Ok(()) };
         let site = Site { uid: Arc::clone(chain), partition: *partition };
         restore_keyed(keyed, files, &segments, &metas, body.stage()).map_err(|error| match error {
             StoreError::Incompatible(mismatch) => *site.refusal(format!(
@@ -505,6 +640,9 @@ impl<B: Body> Task for OperatorTask<B> {
             error if error.may_pass() => *site.failure(error),
             error => *site.refusal(error),
         })?;
+        if foreign {
+            keyed.detach(&mut ChainTables::of(body.stage()));
+        }
         self.count_state();
         Ok(())
     }

@@ -6,15 +6,16 @@
 use super::body::Body;
 use crate::barrier::Gate;
 use crate::clock::Nanos;
-use crate::control::{SnapshotStats, TaskSnapshot, Trigger};
+use crate::control::{SnapshotKind, SnapshotStats, TaskSnapshot, Trigger};
 use crate::operator::{Failure, OperatorSnapshot, Outbox, StageControl};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use thalweg_storage::checkpoint::names::savepoint_segment;
 use thalweg_storage::io::{BackgroundFile, DiskHandle};
 use thalweg_storage::manifest::{ChannelOrigin, ChannelState, Payload, SubtaskState};
 use thalweg_storage::snapshot::{KeyedSnapshots, Step, Tables};
 use thalweg_storage::table::StateTable;
-use thalweg_storage::{AttemptId, CheckpointId, StoreError};
+use thalweg_storage::{AttemptId, StoreError};
 
 /// In-flight data up to this size are stored in the manifest (Flink's `state.storage.fs.memory-threshold`).
 const INLINE_BYTES_MAX: usize = 20 * 1024;
@@ -40,6 +41,8 @@ pub struct PartFiles {
 /// How the synchronous step went.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Taken {
+    /// When the task first heard of the barrier.
+    pub heard: Nanos,
     /// When.
     pub at: Nanos,
     /// How long it took, in nanoseconds.
@@ -77,6 +80,7 @@ struct Channels {
     states: Vec<ChannelState>,
     file: Option<BackgroundFile>,
     records: u64,
+    bytes: u64,
 }
 
 /// Shows a chain's tables to the storage crate.
@@ -120,9 +124,25 @@ impl Part {
         }
     }
 
-    /// Path of the first segment that a part writes, below the job's directory.
-    pub(super) fn segment_path(files: &PartFiles, checkpoint: CheckpointId) -> String {
-        format!("shared/seg-a{}-c{checkpoint}-{}", files.attempt, files.task)
+    /// Path of the first segment that a part writes, below the directory of the job or savepoint.
+    pub(super) fn segment_path(files: &PartFiles, trigger: &Trigger) -> String {
+        match trigger.kind {
+            SnapshotKind::Checkpoint => {
+                format!("shared/seg-a{}-c{}-{}", files.attempt, trigger.checkpoint, files.task)
+            }
+            SnapshotKind::Savepoint { .. } => savepoint_segment(files.attempt, &files.task),
+        }
+    }
+
+    /// The place of a file of this part.
+    fn absolute(&self, files: &PartFiles, path: &str) -> Result<PathBuf, String> {
+        match &self.trigger.kind {
+            SnapshotKind::Checkpoint => {
+                let dir: &Path = files.job_dir.as_deref().ok_or("the job has no checkpoint directory")?;
+                Ok(dir.join(path))
+            }
+            SnapshotKind::Savepoint { dir, .. } => Ok(dir.join(path)),
+        }
     }
 
     /// Does a bounded slice of background work. Returns true when there is more to do at once.
@@ -167,7 +187,7 @@ impl Part {
         complete: bool,
     ) -> Result<(), String> {
         if self.segments.last().is_none_or(|segment| segment.path != path) {
-            let file = BackgroundFile::create(&files.disk, absolute(files, &path)?);
+            let file = BackgroundFile::create(&files.disk, self.absolute(files, &path)?);
             self.segments.push(Segment { path, file, durable: false });
         }
         self.segment_bytes += bytes.len() as u64;
@@ -199,10 +219,11 @@ impl Part {
     ) -> Result<(), String> {
         let checkpoint = self.trigger.checkpoint;
         let mut raw: Vec<(ChannelState, Vec<u8>)> = Vec::new();
-        let state = |edge: &Arc<str>, producer, consumer, origin, records| ChannelState {
+        let state = |edge: &Arc<str>, producer, consumer, generation, origin, records| ChannelState {
             edge: edge.to_string(),
             producer,
             consumer,
+            generation,
             origin,
             records,
             data: Payload::Inline(Vec::new()),
@@ -210,14 +231,28 @@ impl Part {
         for channel in body.take_captured(checkpoint) {
             let origin = ChannelOrigin::Consumer;
             raw.push((
-                state(&channel.edge, channel.producer, partition, origin, channel.records),
+                state(
+                    &channel.edge,
+                    channel.producer,
+                    partition,
+                    channel.generation,
+                    origin,
+                    channel.records,
+                ),
                 channel.bytes,
             ));
         }
         for channel in std::mem::take(&mut self.outbox) {
             let origin = ChannelOrigin::Producer;
             raw.push((
-                state(&channel.edge, partition, channel.consumer, origin, channel.records),
+                state(
+                    &channel.edge,
+                    partition,
+                    channel.consumer,
+                    channel.generation,
+                    origin,
+                    channel.records,
+                ),
                 channel.bytes,
             ));
         }
@@ -230,7 +265,7 @@ impl Part {
             }
         } else {
             let path = format!("chk-{checkpoint}/channel-a{}-{}", files.attempt, files.task);
-            let mut writer = BackgroundFile::create(&files.disk, absolute(files, &path)?);
+            let mut writer = BackgroundFile::create(&files.disk, self.absolute(files, &path)?);
             let mut offset = 0;
             for (state, data) in &mut raw {
                 let crc32 = thalweg_storage::checkpoint::payload_crc32(data);
@@ -244,7 +279,7 @@ impl Part {
             file = Some(writer);
         }
         let states = raw.into_iter().map(|(state, _)| state).collect();
-        self.channels = Some(Channels { states, file, records });
+        self.channels = Some(Channels { states, file, records, bytes: bytes as u64 });
         Ok(())
     }
 
@@ -288,14 +323,24 @@ impl Part {
         if !durable {
             return Ok(Ok(None));
         }
+        body.stage().list_committables(checkpoint, &mut self.operators);
         let inline: usize =
             self.operators.iter().flat_map(|o| &o.operator_state).map(|blob| blob.bytes.len()).sum();
+        let keyed_state = self.operators.iter().any(|operator| !operator.keyed.is_empty());
+        let named: u64 = match keyed_state {
+            true => keyed.segments(checkpoint).iter().map(|segment| segment.bytes).sum(),
+            false => 0,
+        };
         let stats = SnapshotStats {
-            start_delay_ns: self.taken.at.since(self.trigger.triggered_at).as_nanos() as u64,
+            start_delay_ns: self.taken.heard.since(self.trigger.triggered_at).as_nanos() as u64,
+            alignment_ns: self.taken.at.since(self.taken.heard).as_nanos() as u64,
             sync_ns: self.taken.sync_nanos,
             async_ns: now.since(self.taken.at).as_nanos() as u64,
             state_bytes: self.segment_bytes + inline as u64,
+            full_state_bytes: named + inline as u64,
+            files: self.segments.len() as u32 + u32::from(channels.file.is_some()),
             in_flight_records: channels.records,
+            in_flight_bytes: channels.bytes,
             unaligned: self.taken.unaligned,
         };
         let finished = self.taken.finished;
@@ -319,11 +364,6 @@ impl Part {
         let channels = std::mem::take(&mut channels.states);
         Ok(Ok(Some(TaskSnapshot { operators, channels, stats })))
     }
-}
-
-fn absolute(files: &PartFiles, path: &str) -> Result<PathBuf, String> {
-    let dir: &Path = files.job_dir.as_deref().ok_or("the job has no checkpoint directory")?;
-    Ok(dir.join(path))
 }
 
 /// Loads the keyed state of a task that is being made. Waits for the disk.

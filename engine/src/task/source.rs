@@ -27,6 +27,8 @@ pub struct SourceBody<R: SourceReader, S> {
     stage: S,
     records: u64,
     skipped: u64,
+    /// It was restored as one that had ended, with or without having read everything.
+    stays_ended: bool,
 }
 
 impl<R: SourceReader, S: Stage<R::Record>> SourceBody<R, S> {
@@ -40,7 +42,22 @@ impl<R: SourceReader, S: Stage<R::Record>> SourceBody<R, S> {
         stage: S,
     ) -> Self {
         let rate = records_per_second.map(Rate::new);
-        SourceBody { site, reader, malformed, dead_letters, rate, stage, records: 0, skipped: 0 }
+        SourceBody {
+            site,
+            reader,
+            malformed,
+            dead_letters,
+            rate,
+            stage,
+            records: 0,
+            skipped: 0,
+            stays_ended: false,
+        }
+    }
+
+    /// Reads nothing: the chain has been closed before, and takes no more records.
+    pub fn stay_ended(&mut self) {
+        self.stays_ended = true;
     }
 }
 
@@ -65,6 +82,9 @@ impl<R: SourceReader, S: Stage<R::Record>> Body for SourceBody<R, S> {
         budget: Budget,
         _: &dyn Fn() -> u64,
     ) -> Result<BodyRun, Failure> {
+        if self.stays_ended {
+            return Ok(BodyRun { ran: Ran::Idle, wake_at: None, ended: true });
+        }
         let allowed = match &mut self.rate {
             Some(rate) => rate.allowed(now).min(budget.records),
             None => budget.records,

@@ -7,6 +7,7 @@
 //! <root>/<job>/shared/scratch-…          what a running attempt holds no memory for; named by nothing
 //! <root>/<job>/chk-<id>/channel-…        in-flight data of one checkpoint
 //! <root>/<job>/chk-<id>/MANIFEST         its durable name makes the checkpoint COMPLETED
+//! <savepoints>/savepoint-<job>-<id>/…    a savepoint: all of its files, and a MANIFEST (see `savepoint`)
 //! ```
 //!
 //! Always true:
@@ -25,13 +26,19 @@ mod lock;
 pub mod names;
 mod payload;
 mod retention;
+mod savepoint;
 
 #[cfg(test)]
 mod test_disk;
 #[cfg(test)]
+mod savepoint_tests;
+#[cfg(test)]
 mod tests;
 
 pub use payload::{payload_crc32, read_payload, verify_channel_files};
+pub use savepoint::{
+    FoundSnapshot, Savepoint, SavepointInfo, dispose_savepoint, find_snapshot, list_savepoints,
+};
 
 use crate::error::StoreError;
 use crate::ids::{AttemptId, CheckpointId};
@@ -40,11 +47,12 @@ use crate::manifest::{self, Manifest};
 use files::Files;
 use lock::DirectoryLock;
 use retention::{References, Retention};
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 /// The checkpoints of one job.
 pub struct CheckpointStore {
+    disk: DiskHandle,
     files: Files,
     job: String,
     dir: PathBuf,
@@ -57,7 +65,11 @@ pub struct CheckpointStore {
     checkpoints: Counter,
     attempts: Counter,
     attempt_dirs: BTreeSet<AttemptId>,
-    _lock: Option<DirectoryLock>,
+    /// Directories of savepoints that were begun and are not published.
+    savepoints: BTreeMap<CheckpointId, PathBuf>,
+    /// Completed checkpoints that stand for an original which goes with them, and its directory.
+    claims: BTreeMap<CheckpointId, PathBuf>,
+    lock: Option<DirectoryLock>,
 }
 
 /// Ids that rise for ever.
@@ -126,12 +138,13 @@ impl CheckpointStore {
                 "job name {job:?} cannot be the name of a directory"
             )));
         }
-        let files = Files::new(disk);
+        let files = Files::new(disk.clone());
         let dir = root.join(job);
         let shared = dir.join(names::SHARED);
         files.create_dir_durably(&shared)?;
         let lock = lock(&dir)?;
         let mut store = CheckpointStore {
+            disk,
             files,
             job: job.to_owned(),
             dir,
@@ -142,7 +155,9 @@ impl CheckpointStore {
             checkpoints: Counter::default(),
             attempts: Counter::default(),
             attempt_dirs: BTreeSet::new(),
-            _lock: lock,
+            savepoints: BTreeMap::new(),
+            claims: BTreeMap::new(),
+            lock,
         };
         store.scan()?;
         if let Err(error) = store.sweep(&|_| false) {
@@ -180,6 +195,7 @@ impl CheckpointStore {
         match self.read_manifest(id, false) {
             Ok(manifest) => {
                 self.attempts.found(manifest.attempt.0);
+                self.note_claim(&manifest);
                 references_of(&manifest)
             }
             Err(error) => {
@@ -251,16 +267,7 @@ impl CheckpointStore {
 
     fn read_manifest(&self, id: CheckpointId, sync: bool) -> Result<Manifest, StoreError> {
         let path = self.chk(id).join(names::MANIFEST);
-        let bytes = self.files.with_open(&path, OpenMode::Read, |file| {
-            let header = file.read(0, manifest::HEADER_BYTES)?;
-            let file_bytes = manifest::file_bytes(&path, &header)?;
-            file.expect_length(file_bytes)?;
-            if sync && !broken!(ManifestUnsynced) {
-                file.sync_data()?;
-            }
-            file.read_exactly(0, file_bytes as usize)
-        })?;
-        let manifest = manifest::decode(&path, &bytes)?;
+        let manifest = read_manifest(&self.files, &path, sync)?;
         if manifest.checkpoint != id {
             let found = manifest.checkpoint.to_string();
             return Err(StoreError::corrupt(&path, 16, format!("checkpoint {id}"), found));
@@ -329,7 +336,10 @@ impl CheckpointStore {
         let renamed = self.files.rename(&temporary, &path).and_then(|()| self.files.sync_dir(&chk));
         self.pending.remove(&id);
         match renamed {
-            Ok(()) => self.retention.complete(id, references_of(manifest)),
+            Ok(()) => {
+                self.note_claim(manifest);
+                self.retention.complete(id, references_of(manifest));
+            }
             Err(error) => {
                 self.retention.uncertain_outcome(id, references_of(manifest));
                 return Err(match error {
@@ -412,22 +422,39 @@ impl CheckpointStore {
     /// file goes that they name: an incomplete checkpoint must not look complete after a power failure.
     fn release(&mut self, retained: usize) {
         for id in self.retention.to_release(retained) {
-            let chk = self.chk(id);
-            if let Err(error) = self.files.remove(&chk.join(names::MANIFEST)) {
-                tracing::warn!(%error, checkpoint = id.0, "a checkpoint stays that should go");
-                continue;
+            self.release_one(id);
+        }
+    }
+
+    fn release_one(&mut self, id: CheckpointId) {
+        let chk = self.chk(id);
+        if let Err(error) = self.files.remove(&chk.join(names::MANIFEST)) {
+            tracing::warn!(%error, checkpoint = id.0, "a checkpoint stays that should go");
+            return;
+        }
+        match self.files.sync_dir(&chk) {
+            Ok(()) => {
+                self.retention.released(id);
+                self.dead.insert(id);
+                self.dispose_claimed(id);
             }
-            match self.files.sync_dir(&chk) {
-                Ok(()) => {
-                    self.retention.released(id);
-                    self.dead.insert(id);
-                }
-                Err(error) => {
-                    tracing::warn!(%error, checkpoint = id.0, "the files of a released checkpoint stay");
-                    self.retention.release_uncertain(id);
-                }
+            Err(error) => {
+                tracing::warn!(%error, checkpoint = id.0, "the files of a released checkpoint stay");
+                self.retention.release_uncertain(id);
             }
         }
+    }
+
+    /// Deletes all completed checkpoints and their files, as far as they can be read; ids go on rising. To be called
+    /// while no attempt runs.
+    ///
+    /// # Errors
+    /// [`StoreError::Io`]: some files are left, and nothing is damaged.
+    pub fn remove_all(&mut self) -> Result<(), StoreError> {
+        for id in self.completed().to_vec() {
+            self.release_one(id);
+        }
+        self.clean(&|_| false)
     }
 
     /// Deletes what may be deleted; goes on after an error and returns the first one.
@@ -490,6 +517,24 @@ impl CheckpointStore {
     }
 }
 
+/// Reads and checks the manifest at `path`; with `sync` it is durable before it is returned, but not its name.
+fn read_manifest(files: &Files, path: &Path, sync: bool) -> Result<Manifest, StoreError> {
+    let bytes = files.with_open(path, OpenMode::Read, |file| {
+        let header = file.read(0, manifest::HEADER_BYTES)?;
+        let file_bytes = manifest::file_bytes(path, &header)?;
+        file.expect_length(file_bytes)?;
+        if sync && !broken!(ManifestUnsynced) {
+            file.sync_data()?;
+        }
+        file.read_exactly(0, file_bytes as usize)
+    })?;
+    manifest::decode(path, &bytes)
+}
+
 fn references_of(manifest: &Manifest) -> References {
+    if manifest.origin.is_some() {
+        // Its files are those of another directory.
+        return References::Known(BTreeSet::new());
+    }
     References::Known(manifest.files().map(str::to_owned).collect())
 }

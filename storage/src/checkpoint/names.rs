@@ -32,6 +32,16 @@ pub fn scratch_path(attempt: AttemptId, vertex: u32, subtask: u32) -> String {
     format!("{SHARED}/scratch-a{attempt}-{vertex}-{subtask}")
 }
 
+/// Name, within the directory of savepoints, of the directory of a savepoint.
+pub fn savepoint_dir(job: &str, id: CheckpointId) -> String {
+    format!("savepoint-{job}-{id}")
+}
+
+/// Name of the segment that the task of this name writes for a savepoint, below the savepoint's directory.
+pub fn savepoint_segment(attempt: AttemptId, task: &str) -> String {
+    format!("seg-a{attempt}-{task}")
+}
+
 /// Name of a checkpoint's directory.
 pub fn checkpoint_dir(id: CheckpointId) -> String {
     format!("chk-{id}")
@@ -44,6 +54,12 @@ pub(super) fn attempt_dir(id: AttemptId) -> String {
 
 pub(super) fn parse_checkpoint_dir(name: &str) -> Option<CheckpointId> {
     number(name.strip_prefix("chk-")?).map(CheckpointId)
+}
+
+/// True for a name that [`savepoint_dir`] makes.
+pub(super) fn is_savepoint_dir(name: &str) -> bool {
+    let id = name.strip_prefix("savepoint-").and_then(|rest| rest.rsplit_once('-'));
+    id.is_some_and(|(_, id)| number(id).is_some())
 }
 
 pub(super) fn parse_attempt_dir(name: &str) -> Option<AttemptId> {

@@ -82,7 +82,7 @@ mod tests {
     use super::super::test_disk::TestDisk;
     use super::*;
     use crate::ids::{AttemptId, CheckpointId};
-    use crate::manifest::{ChannelOrigin, ChannelState};
+    use crate::manifest::{ChannelOrigin, ChannelState, ManifestKind};
     use std::fs;
 
     fn range(offset: u64, data: &[u8], file_bytes: u64) -> Payload {
@@ -95,6 +95,7 @@ mod tests {
             edge: "a -> b".to_owned(),
             producer: 0,
             consumer: 0,
+            generation: 0,
             origin: ChannelOrigin::Consumer,
             records: 1,
             data,
@@ -105,7 +106,10 @@ mod tests {
             attempt: AttemptId(1),
             triggered_unix_ms: 0,
             max_parallelism: 1,
+            kind: ManifestKind::Checkpoint,
+            origin: None,
             operators: Vec::new(),
+            edges: Vec::new(),
             channels: payloads.into_iter().map(channel).collect(),
         }
     }

@@ -2,7 +2,10 @@
 
 use super::test_disk::{Fault, TestDisk};
 use super::*;
-use crate::manifest::{ChannelOrigin, ChannelState, OperatorState, Payload, SegmentRef, SubtaskState};
+use crate::codec::Data;
+use crate::manifest::{
+    ChannelOrigin, ChannelState, EdgeState, ManifestKind, OperatorState, Payload, SegmentRef, SubtaskState,
+};
 use std::collections::BTreeSet;
 use std::fs;
 
@@ -50,11 +53,21 @@ fn manifest(id: CheckpointId, segments: &[String]) -> Manifest {
         attempt: AttemptId(1),
         triggered_unix_ms: 5,
         max_parallelism: 128,
+        kind: ManifestKind::Checkpoint,
+        origin: None,
         operators: vec![OperatorState { uid, parallelism: 1, keyed: vec![], subtasks: vec![subtask] }],
+        edges: vec![EdgeState {
+            name: edge.clone(),
+            record: u64::schema(),
+            key: None,
+            producers: 1,
+            consumers: 1,
+        }],
         channels: vec![ChannelState {
             edge,
             producer: 0,
             consumer: 0,
+            generation: 0,
             origin: ChannelOrigin::Consumer,
             records: 1,
             data,

@@ -3,7 +3,7 @@
 use super::schema::{Field, Schema};
 
 /// A schema as a Rust-like type, with what two types of equal shape may differ in.
-pub(crate) fn describe(schema: &Schema) -> String {
+pub fn describe(schema: &Schema) -> String {
     let list = |parts: &[Schema]| parts.iter().map(describe).collect::<Vec<_>>().join(", ");
     let fields = |fields: &[Field]| {
         fields

@@ -14,7 +14,7 @@ mod short_hash;
 #[cfg(test)]
 mod tests;
 
-pub(crate) use describe::describe;
+pub use describe::describe;
 #[doc(hidden)]
 pub use macros::__private;
 pub use reader::Reader;

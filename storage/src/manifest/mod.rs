@@ -1,8 +1,8 @@
 //! The manifest: the one file whose durable publication makes a checkpoint COMPLETED.
 //!
 //! It lists, for each operator and subtask, the small state itself, the segments that hold keyed state, the
-//! committables of sinks, and the in-flight data of channels. Paths in it are relative to the job's directory, never
-//! absolute, never with `..`. The file format is `codec`'s; what content is acceptable, [`validate`] says.
+//! committables of sinks, and the in-flight data of channels. Paths of files in it are relative to the job's directory, or
+//! to the savepoint's own, never absolute, never with `..`. The file format is `codec`'s; what content is acceptable, [`validate`] says.
 
 mod codec;
 mod validate;
@@ -19,6 +19,7 @@ use crate::ids::{AttemptId, CheckpointId};
 use crate::key_group::KeyGroup;
 use serde::{Deserialize, Serialize};
 use std::ops::Range;
+use std::path::Path;
 
 /// Everything that a restore needs to know of one checkpoint.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -33,10 +34,38 @@ pub struct Manifest {
     pub triggered_unix_ms: u64,
     /// Number of key groups of the job.
     pub max_parallelism: u16,
+    /// Whether it is a checkpoint, or a savepoint in a directory of its own.
+    pub kind: ManifestKind,
+    /// Where the files lie if not in the job's directory: this checkpoint stands for a savepoint, or for a checkpoint of
+    /// another directory.
+    pub origin: Option<Origin>,
     /// State by operator.
     pub operators: Vec<OperatorState>,
+    /// The edges that `channels` belong to.
+    pub edges: Vec<EdgeState>,
     /// In-flight data by channel, only channels that had any.
     pub channels: Vec<ChannelState>,
+}
+
+/// What a manifest describes, and so what its paths are relative to.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum ManifestKind {
+    /// A checkpoint: paths are relative to the job's directory, which holds the checkpoint's.
+    #[default]
+    Checkpoint,
+    /// A savepoint: paths are relative to the directory of the manifest, and nothing outside is named.
+    Savepoint,
+}
+
+/// Where the files of a checkpoint lie that another directory holds.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Origin {
+    /// The directory that the manifest's paths are relative to.
+    pub root: String,
+    /// The directory of the original manifest.
+    pub dir: String,
+    /// True when the original belongs to the job that restored it, and goes with this checkpoint.
+    pub claimed: bool,
 }
 
 /// State of all subtasks of one operator.
@@ -123,7 +152,9 @@ pub struct SegmentRef {
 pub struct Committable {
     /// The checkpoint it was prepared for.
     pub checkpoint: CheckpointId,
-    /// The subtask that prepared it.
+    /// The original subtask: the one that began it, and under whose name the outside world knows it. Not always the one whose
+    /// state lists it. A restore at parallelism `p` gives it to subtask `subtask % p`, which also clears away what no
+    /// checkpoint lists of that original subtask.
     pub subtask: u32,
     /// The attempt that prepared it.
     pub attempt: AttemptId,
@@ -131,15 +162,34 @@ pub struct Committable {
     pub bytes: Vec<u8>,
 }
 
+/// What a restore must know of an edge to route its in-flight data anew.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct EdgeState {
+    /// Its name, stable for a job graph.
+    pub name: String,
+    /// Structure of its records.
+    pub record: Schema,
+    /// Structure of the key that it spread records by, if it did so by key.
+    pub key: Option<Schema>,
+    /// Number of producing subtasks when the checkpoint was taken.
+    pub producers: u32,
+    /// Number of consuming subtasks then.
+    pub consumers: u32,
+}
+
 /// In-flight data of one channel, in order.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct ChannelState {
-    /// The edge, stable for a job graph.
+    /// Name of the edge.
     pub edge: String,
     /// Producing subtask.
     pub producer: u32,
     /// Consuming subtask.
     pub consumer: u32,
+    /// How many restores these data came after, counted over those whose data had not all been processed. At all channels of
+    /// an edge a restore replays lower generations first: at another parallelism, later records of a key may lie in another
+    /// channel than those before.
+    pub generation: u32,
     /// Whether the consumer captured it or the producer still held it. A restore replays captures first.
     pub origin: ChannelOrigin,
     /// Number of records.
@@ -158,6 +208,22 @@ impl Manifest {
             Payload::File { path, .. } => Some(path.as_str()),
         });
         segments.map(|s| s.path.as_str()).chain(payloads)
+    }
+
+    /// The manifest as a restore wants it: where the files lie elsewhere, each path is the full one. Such a manifest is
+    /// never written.
+    pub fn resolved(mut self) -> Self {
+        let Some(Origin { root, .. }) = &self.origin else { return self };
+        let root = Path::new(root);
+        let full = |path: &mut String| *path = root.join(&*path).to_string_lossy().into_owned();
+        let subtasks = self.operators.iter_mut().flat_map(|operator| &mut operator.subtasks);
+        subtasks.flat_map(|subtask| &mut subtask.segments).for_each(|segment| full(&mut segment.path));
+        for channel in &mut self.channels {
+            if let Payload::File { path, .. } = &mut channel.data {
+                full(path);
+            }
+        }
+        self
     }
 }
 

@@ -66,6 +66,7 @@ fn sample() -> Manifest {
         edge: "source -> sum".to_owned(),
         producer,
         consumer: 1,
+        generation: producer,
         origin,
         records: 2,
         data,
@@ -83,7 +84,20 @@ fn sample() -> Manifest {
         attempt: AttemptId(3),
         triggered_unix_ms: 1_700_000_000_123,
         max_parallelism: 128,
+        kind: ManifestKind::Checkpoint,
+        origin: Some(Origin {
+            root: "/savepoints/savepoint-orders-5".to_owned(),
+            dir: "/savepoints/savepoint-orders-5".to_owned(),
+            claimed: true,
+        }),
         operators: vec![OperatorState { uid: "sum".to_owned(), parallelism: 2, keyed, subtasks }],
+        edges: vec![EdgeState {
+            name: "source -> sum".to_owned(),
+            record: Schema::Tuple(vec![primitive("u64"), primitive("String")]),
+            key: Some(primitive("u64")),
+            producers: 2,
+            consumers: 3,
+        }],
         channels: vec![
             channel(0, ChannelOrigin::Consumer, Payload::Inline(vec![9, 8, 7])),
             channel(1, ChannelOrigin::Consumer, range(0, 60)),
@@ -230,8 +244,15 @@ fn content_that_no_engine_writes_is_refused() {
         ("subtask beyond parallelism", |m| m.operators[0].subtasks[1].index = 2),
         ("subtask twice", |m| m.operators[0].subtasks[1].index = 0),
         ("operator twice", |m| m.operators.push(m.operators[0].clone())),
-        ("producer out of range", |m| m.channels[0].producer = 32_768),
-        ("consumer out of range", |m| m.channels[0].consumer = u32::MAX),
+        ("producer out of range", |m| m.channels[0].producer = 2),
+        ("consumer out of range", |m| m.channels[0].consumer = 3),
+        ("channel of no edge", |m| m.channels[0].edge = "sum -> sink".into()),
+        ("edge twice", |m| m.edges.push(m.edges[0].clone())),
+        ("edge without producers", |m| m.edges[0].producers = 0),
+        ("edge with too many consumers", |m| m.edges[0].consumers = 32_769),
+        ("savepoint that lies elsewhere", |m| m.kind = ManifestKind::Savepoint),
+        ("relative original", |m| m.origin.as_mut().unwrap().root = "savepoints/1".into()),
+        ("original with NUL", |m| m.origin.as_mut().unwrap().dir = "/a\0b".into()),
         ("committable out of range", |m| m.operators[0].subtasks[1].committables[0].subtask = u32::MAX),
     ];
     for (name, change) in changes {
@@ -244,6 +265,15 @@ fn content_that_no_engine_writes_is_refused() {
 
 fn file_payload(path: &str, offset: u64, bytes: u64, file_bytes: u64) -> Payload {
     Payload::File { path: path.to_owned(), offset, bytes, crc32: 0, file_bytes }
+}
+
+#[test]
+fn a_manifest_of_files_that_lie_elsewhere_is_resolved_to_their_full_paths() {
+    let resolved = sample().resolved();
+    let root = "/savepoints/savepoint-orders-5";
+    assert!(resolved.files().all(|path| path.strip_prefix(root).is_some_and(|rest| rest.starts_with('/'))));
+    let at_home = Manifest { origin: None, ..sample() };
+    assert_eq!(at_home.clone().resolved(), at_home);
 }
 
 #[test]

@@ -4,7 +4,10 @@
 //! A checksum proves only that a file is what somebody wrote. A manifest may come from elsewhere, so paths must stay
 //! below the job's directory and numbers within bounds before anybody acts on them.
 
-use super::{ChannelState, KeyedStateMeta, Manifest, OperatorState, Payload, SegmentRef, SubtaskState};
+use super::{
+    ChannelState, EdgeState, KeyedStateMeta, Manifest, ManifestKind, OperatorState, Origin, Payload,
+    SegmentRef, SubtaskState,
+};
 use crate::codec::Schema;
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -13,6 +16,8 @@ const PARALLELISM_MAX: u32 = 32_768;
 /// Longest path, and longest component of one, in bytes.
 const PATH_BYTES_MAX: usize = 1024;
 const COMPONENT_BYTES_MAX: usize = 255;
+/// Longest path of another directory, in bytes: Linux's `PATH_MAX`.
+const ORIGIN_BYTES_MAX: usize = 4096;
 
 /// The first thing in a manifest that breaks a rule.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -43,6 +48,7 @@ pub fn validate(manifest: &Manifest) -> Result<(), Violation> {
     require((1..=PARALLELISM_MAX).contains(&groups), "a maximum parallelism from 1 to 32768", || {
         groups.to_string()
     })?;
+    check_origin(manifest)?;
     let mut uids = BTreeSet::new();
     let mut lengths = BTreeMap::new();
     for operator in &manifest.operators {
@@ -59,10 +65,27 @@ pub fn validate(manifest: &Manifest) -> Result<(), Violation> {
             check_file(&mut lengths, &segment.path, segment.bytes)?;
         }
     }
+    let mut edges = BTreeMap::new();
+    for edge in &manifest.edges {
+        let name = &edge.name;
+        require(edges.insert(name.as_str(), edge).is_none(), "each edge once", || {
+            format!("edge {} twice", short(name))
+        })?;
+        check_edge(edge)?;
+    }
     for channel in &manifest.channels {
-        check_channel(channel, &mut lengths)?;
+        check_channel(channel, &edges, &mut lengths)?;
     }
     Ok(())
+}
+
+fn check_origin(manifest: &Manifest) -> Result<(), Violation> {
+    let Some(Origin { root, dir, .. }) = &manifest.origin else { return Ok(()) };
+    require(manifest.kind == ManifestKind::Checkpoint, "a savepoint with files of its own", || short(root))?;
+    let usable = |path: &String| {
+        path.starts_with('/') && path.len() <= ORIGIN_BYTES_MAX && !path.chars().any(char::is_control)
+    };
+    require(usable(root) && usable(dir), "an absolute path of the original", || short(root))
 }
 
 fn check_operator(operator: &OperatorState, groups: u32) -> Result<(), Violation> {
@@ -94,12 +117,29 @@ fn check_operator(operator: &OperatorState, groups: u32) -> Result<(), Violation
     Ok(())
 }
 
+fn check_edge(edge: &EdgeState) -> Result<(), Violation> {
+    let EdgeState { name, record, key, producers, consumers } = edge;
+    for parallelism in [producers, consumers] {
+        require((1..=PARALLELISM_MAX).contains(parallelism), "a parallelism from 1 to the maximum", || {
+            format!("parallelism {parallelism} at an end of edge {}", short(name))
+        })?;
+    }
+    check_schema(record, name)?;
+    key.as_ref().map_or(Ok(()), |key| check_schema(key, name))
+}
+
 fn check_channel<'m>(
     channel: &'m ChannelState,
+    edges: &BTreeMap<&'m str, &'m EdgeState>,
     lengths: &mut BTreeMap<&'m str, u64>,
 ) -> Result<(), Violation> {
-    check_subtask(channel.producer)?;
-    check_subtask(channel.consumer)?;
+    let ChannelState { edge, producer, consumer, .. } = channel;
+    let ends = edges.get(edge.as_str()).map(|edge| (edge.producers, edge.consumers));
+    require(
+        ends.is_some_and(|(producers, consumers)| *producer < producers && *consumer < consumers),
+        "a channel of an edge that is described",
+        || format!("the channel from {producer} to {consumer} of edge {}, with {ends:?}", short(edge)),
+    )?;
     let Payload::File { path, offset, bytes, file_bytes, .. } = &channel.data else { return Ok(()) };
     let fits = offset.checked_add(*bytes).is_some_and(|end| end <= *file_bytes);
     require(fits, "a payload within its file", || {

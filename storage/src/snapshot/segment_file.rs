@@ -31,13 +31,15 @@ struct OpenFile {
 }
 
 impl SegmentFile {
-    /// Opens the file that `reference` names below `job_dir`.
+    /// Opens the file that `reference` names below `job_dir`, or in full where it belongs to another directory.
     ///
     /// # Errors
     /// [`StoreError::Corrupt`] where the path leads elsewhere or the length is another; [`StoreError::Io`].
     pub fn open(disk: &DiskHandle, job_dir: &Path, reference: &SegmentRef) -> Result<Self, StoreError> {
         let relative = Path::new(&reference.path);
-        if !relative.components().all(|part| matches!(part, Component::Normal(_))) {
+        // A full path is never that of a file's content: a manifest with one does not validate.
+        let mut parts = relative.components().skip(usize::from(relative.has_root()));
+        if !parts.all(|part| matches!(part, Component::Normal(_))) {
             return Err(StoreError::corrupt(
                 job_dir,
                 0,

@@ -59,7 +59,7 @@ use crate::ids::{AttemptId, CheckpointId};
 use crate::io::DiskHandle;
 use crate::key_group::KeyGroups;
 use crate::log::LogOptions;
-use crate::manifest::{KeyedStateMeta, Manifest, OperatorState, SegmentRef, SubtaskState};
+use crate::manifest::{KeyedStateMeta, Manifest, ManifestKind, OperatorState, SegmentRef, SubtaskState};
 use crate::snapshot::{KeyedSnapshots, Tables};
 use crate::table::{Backend, TableStats};
 use std::path::Path;
@@ -310,12 +310,15 @@ impl<T: Tables> Store<T> {
             attempt,
             triggered_unix_ms,
             max_parallelism: self.options.max_parallelism,
+            kind: ManifestKind::Checkpoint,
+            origin: None,
             operators: vec![OperatorState {
                 uid: UID.to_owned(),
                 parallelism: 1,
                 keyed: self.metas.clone(),
                 subtasks: vec![SubtaskState { segments, ..SubtaskState::default() }],
             }],
+            edges: Vec::new(),
             channels: Vec::new(),
         }
     }

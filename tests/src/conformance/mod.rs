@@ -14,6 +14,7 @@ mod changed_mode;
 mod operators;
 mod parcel;
 mod record;
+pub mod rescale;
 mod run;
 mod sink;
 mod source;

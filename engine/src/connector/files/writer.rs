@@ -12,7 +12,7 @@ use super::open_file::{Flow, poll_flow};
 use super::part::Part;
 use super::sink::FileSinkState;
 use crate::clock::Nanos;
-use crate::connector::{BoxError, OutputLost, SinkSnapshot, SinkWriter};
+use crate::connector::{BoxError, OutputLost, PreparedOutput, SinkSnapshot, SinkWriter};
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::Poll;
@@ -58,6 +58,8 @@ pub struct FileWriter<E> {
     /// Files that are being finished, or wait to be listed.
     pub(super) finished: VecDeque<Part>,
     pub(super) unfinished: Unfinished,
+    /// Listed files of subtasks that no longer exist, until the engine takes them.
+    inherited: Vec<PreparedOutput>,
     buffer: Vec<u8>,
     spare: Vec<Vec<u8>>,
     room: bool,
@@ -87,6 +89,7 @@ impl<E: Encoder> FileWriter<E> {
             open: None,
             finished: VecDeque::new(),
             unfinished,
+            inherited: Vec::new(),
             buffer: Vec::new(),
             spare: Vec::new(),
             room: true,
@@ -217,7 +220,12 @@ impl<E: Encoder> SinkWriter for FileWriter<E> {
             listed.push(part.name);
             let mut bytes = Vec::new();
             part.reference().encode(&mut bytes);
-            committables.push(bytes);
+            let subtask = part.name.subtask;
+            match subtask == self.subtask {
+                true => committables.push(bytes),
+                // Listed under the subtask in its name, so that whoever clears that one's leftovers knows of it.
+                false => self.inherited.push(PreparedOutput { checkpoint, subtask, bytes }),
+            }
         }
         let in_progress = self.open.as_ref().map(Part::reference);
         self.prepares.push_back(Prepare { checkpoint, in_progress, listed });
@@ -240,6 +248,10 @@ impl<E: Encoder> SinkWriter for FileWriter<E> {
         Ok(done)
     }
 
+    fn take_prepared(&mut self) -> Vec<PreparedOutput> {
+        std::mem::take(&mut self.inherited)
+    }
+
     fn commit(&mut self, committables: Vec<Committable>) -> Result<(), BoxError> {
         let parts = committables.iter().map(read_committable).collect::<Result<Vec<_>, _>>()?;
         self.commits.push_back(publish(self.disk.clone(), Arc::clone(&self.layout), parts));
@@ -251,7 +263,7 @@ impl<E: Encoder> SinkWriter for FileWriter<E> {
     }
 
     fn has_unprepared(&self) -> bool {
-        self.open.is_some() || self.finished.iter().any(|part| !part.listed)
+        self.open.is_some() || self.finished.iter().any(|part| !part.listed) || !self.inherited.is_empty()
     }
 }
 

@@ -1,21 +1,29 @@
 //! The core's part about checkpoints: triggers, acknowledgements, expiry, publication and the ends of rounds.
 
 use super::{Core, Phase};
-use crate::control::{CheckpointMode, TaskCommand, TaskId, TaskSnapshot, Trigger};
-use crate::coordinator::event::{Acknowledged, Action};
+use crate::control::{CheckpointMode, SnapshotKind, TaskCommand, TaskId, TaskSnapshot, Trigger};
+use crate::coordinator::event::{Acknowledged, Action, Taken};
 use crate::coordinator::files::Unused;
-use crate::coordinator::pending::{FailReason, Pending, RequestId};
+use crate::coordinator::pending::{FailReason, Pending, RequestId, UnderWay};
 use crate::coordinator::stats::CheckpointOutcome;
+use std::path::Path;
+use std::sync::Arc;
 use thalweg_storage::{AttemptId, CheckpointId};
 
 impl Core {
-    pub(super) fn modes_under_way(&self) -> Vec<CheckpointMode> {
-        self.pending.values().map(|pending| pending.mode).collect()
+    pub(super) fn under_way(&self) -> Vec<UnderWay> {
+        let stop = self.stop.as_ref().map(|_| UnderWay {
+            mode: CheckpointMode::Aligned,
+            savepoint: true,
+            stops: true,
+        });
+        self.pending.values().map(Pending::under_way).chain(stop).collect()
     }
 
     pub(super) fn requested(&mut self, request: RequestId, mode: Option<CheckpointMode>) {
         let refusal = match &self.phase {
             _ if !self.checkpointing => "checkpoints are off: the engine has no checkpoint directory",
+            Phase::Running if self.stops() => "the job is being stopped with a savepoint",
             Phase::Running if self.triggers.request(request, mode) => return,
             Phase::Running => "too many requests for checkpoints wait already",
             Phase::Ended(_) => "the job has ended",
@@ -38,29 +46,41 @@ impl Core {
     }
 
     pub(super) fn begin(&mut self) {
-        if let Some(start) = self.triggers.next(self.now, &self.modes_under_way()) {
-            self.triggers.started(self.now, start);
+        if let Some(start) = self.triggers.next(self.now, &self.under_way()) {
+            self.triggers.started(self.now, &start);
+            let savepoint_root = start.savepoint.as_ref().map(|wish| Arc::clone(&wish.root));
             self.beginning = Some((self.attempt.id, start));
-            self.actions.push(Action::Begin);
+            self.actions.push(Action::Begin { savepoint_root });
         }
     }
 
-    pub(super) fn begun(&mut self, id: CheckpointId, unix_ms: u64) {
+    pub(super) fn begun(&mut self, id: CheckpointId, unix_ms: u64, dir: Option<Arc<Path>>) {
         let Some((attempt, start)) = self.beginning.take() else { return };
         if !self.is_running(attempt) {
             self.actions
                 .extend(start.request().map(|r| Action::Answer(r, Err("not all tasks are running".into()))));
-            self.discard((id, Vec::new()));
+            match dir {
+                Some(_) => self.savepoint_failed(id),
+                None => self.discard((id, Vec::new())),
+            }
             return;
         }
         let tasks = self.attempt.tasks.clone();
-        let pending = Pending::new(id, start.mode, self.now, unix_ms, start.request(), tasks);
+        let kind = match dir.zip(start.savepoint.as_ref()) {
+            Some((dir, wish)) => SnapshotKind::Savepoint { dir, stop: wish.stop },
+            None => SnapshotKind::Checkpoint,
+        };
+        let pending = Pending::new(id, start.mode, kind.clone(), self.now, unix_ms, start.request(), tasks);
+        if !pending.stands_alone() {
+            self.triggers.triggered(id);
+        }
+        if !kind.is_savepoint() {
+            self.files.triggered(id);
+        }
         self.pending.insert(id, pending);
-        self.triggers.triggered(id);
-        self.files.triggered(id);
         self.stats.triggered += 1;
         self.stats_version += 1;
-        let trigger = Trigger { checkpoint: id, mode: start.mode, triggered_at: self.now };
+        let trigger = Trigger { checkpoint: id, mode: start.mode, kind, triggered_at: self.now };
         self.actions.push(Action::Broadcast(attempt, TaskCommand::Trigger(trigger)));
     }
 
@@ -75,7 +95,9 @@ impl Core {
         if self.is_running(attempt) {
             self.triggers.failed(self.now, None);
             self.actions.push(Action::Note(format!("a checkpoint failed: {reason}")));
-            self.count_failure(&reason);
+            if start.savepoint.is_none() {
+                self.count_failure(&reason);
+            }
         }
     }
 
@@ -92,13 +114,16 @@ impl Core {
                 if !pending.is_waiting_for(task) {
                     return;
                 }
-                if !broken!(AcknowledgementHoldsNothing) {
+                if !pending.kind.is_savepoint() && !broken!(AcknowledgementHoldsNothing) {
                     self.files.hold(id, &snapshot);
                 }
                 pending.acknowledge(task, snapshot);
                 self.finalise_next();
             }
             _ => {
+                if self.late_for_savepoint(id) {
+                    return;
+                }
                 let attempt_over = !current || !matches!(self.phase, Phase::Running | Phase::Stopping { .. });
                 if let Some(unused) = self.files.late(id, &snapshot, attempt_over) {
                     self.discard(unused);
@@ -118,6 +143,7 @@ impl Core {
         self.finalising = Some(pending.id);
         self.actions.push(Action::Publish(Acknowledged {
             id: pending.id,
+            kind: pending.kind.clone(),
             attempt: self.attempt.id,
             triggered_unix_ms: pending.triggered_unix_ms,
             snapshots: pending.take_snapshots(),
@@ -130,15 +156,28 @@ impl Core {
         }
         self.finalising = None;
         let Some(pending) = self.pending.remove(&id) else { return };
-        let older: Vec<CheckpointId> = self.pending.range(..id).map(|(older, _)| *older).collect();
+        match pending.kind.clone() {
+            SnapshotKind::Savepoint { dir, stop: None } => {
+                self.savepoint_published(pending, dir);
+                self.finalise_next();
+                self.leave_if_stopped();
+                return;
+            }
+            SnapshotKind::Savepoint { dir, stop: Some(_) } => self.stop_published(id, pending.request, dir),
+            SnapshotKind::Checkpoint => {}
+        }
+        let older = self.pending.range(..id).filter(|(_, older)| !older.stands_alone());
+        let older: Vec<CheckpointId> = older.map(|(older, _)| *older).collect();
         for older in older {
-            self.tell(TaskCommand::Abort(older));
-            self.end_failed(older, FailReason::Subsumed(id));
+            self.tell(TaskCommand::Abort(older, Some(id)));
+            self.end_failed(older, &FailReason::Subsumed(id));
         }
         self.tell(TaskCommand::Complete(id));
         self.failed_in_a_row = 0;
         self.triggers.completed(self.now, id);
-        self.actions.extend(pending.request.map(|request| Action::Answer(request, Ok(id))));
+        // Whoever asked for a stop is answered once the job has stopped.
+        let request = pending.request.filter(|_| !pending.kind.is_savepoint());
+        self.actions.extend(request.map(|request| Action::Answer(request, Ok(Taken { id, dir: None }))));
         self.stats.completed += 1;
         self.stats.latest = Some(id);
         self.record(pending, CheckpointOutcome::Completed);
@@ -160,7 +199,7 @@ impl Core {
                  again to continue from what the disk holds"
             );
             self.attempt_failed(cause, false);
-            self.end_failed(id, FailReason::Publish(message));
+            self.end_failed(id, &FailReason::Publish(message));
         } else {
             self.fail_checkpoint(id, FailReason::Publish(message));
         }
@@ -170,11 +209,21 @@ impl Core {
 
     /// Ends one checkpoint of the running attempt as failed, tells its tasks, and counts it.
     pub(super) fn fail_checkpoint(&mut self, id: CheckpointId, reason: FailReason) {
-        self.tell(TaskCommand::Abort(id));
-        self.triggers.failed(self.now, Some(id));
-        self.actions.push(Action::Note(format!("checkpoint {id} failed: {reason}")));
-        self.end_failed(id, reason.clone());
-        self.count_failure(&reason);
+        let Some(pending) = self.pending.get(&id) else { return };
+        let (savepoint, stop, alone) =
+            (pending.kind.is_savepoint(), pending.kind.stop(), pending.stands_alone());
+        self.tell(TaskCommand::Abort(id, self.stats.latest));
+        match alone {
+            true => self.triggers.savepoint_ended(self.now),
+            false => self.triggers.failed(self.now, Some(id)),
+        }
+        let what = if savepoint { "savepoint" } else { "checkpoint" };
+        self.actions.push(Action::Note(format!("{what} {id} failed: {reason}")));
+        self.end_failed(id, &reason);
+        self.resume_after(stop, &reason);
+        if !savepoint || (stop.is_none() && reason.counts_for_savepoints() && self.stats.latest < Some(id)) {
+            self.count_failure(&reason);
+        }
     }
 
     pub(super) fn count_failure(&mut self, reason: &FailReason) {
@@ -211,15 +260,20 @@ impl Core {
     }
 
     /// Takes a checkpoint that has failed out of everything.
-    pub(super) fn end_failed(&mut self, id: CheckpointId, reason: FailReason) {
+    pub(super) fn end_failed(&mut self, id: CheckpointId, reason: &FailReason) {
         let Some(pending) = self.pending.remove(&id) else { return };
-        let unused = self.files.failed(id);
-        self.discard(unused);
+        if pending.kind.is_savepoint() {
+            self.savepoint_failed(id);
+        } else {
+            let unused = self.files.failed(id);
+            self.discard(unused);
+        }
         if let Some(request) = pending.request {
+            let what = if pending.kind.is_savepoint() { "savepoint" } else { "checkpoint" };
             let answer = match reason {
                 // The newer one holds all that was asked for.
-                FailReason::Subsumed(newer) => Ok(newer),
-                _ => Err(format!("checkpoint {id} failed: {reason}")),
+                FailReason::Subsumed(newer) => Ok(Taken { id: *newer, dir: None }),
+                _ => Err(format!("{what} {id} failed: {reason}")),
             };
             self.actions.push(Action::Answer(request, answer));
         }
@@ -227,9 +281,14 @@ impl Core {
         self.record(pending, CheckpointOutcome::Failed(reason.to_string()));
     }
 
-    fn record(&mut self, pending: Pending, outcome: CheckpointOutcome) {
+    pub(super) fn record(&mut self, pending: Pending, outcome: CheckpointOutcome) {
         let duration = self.now.since(pending.triggered_at);
-        self.stats.record(pending.into_record(outcome, duration));
+        let record = pending.into_record(outcome, duration);
+        if record.outcome == CheckpointOutcome::Completed {
+            self.histograms.add(&record);
+            self.stats.summary = self.histograms.summary();
+        }
+        self.stats.record(record);
         self.stats_version += 1;
     }
 }

@@ -1,12 +1,16 @@
 //! The core under random orders of events, against rules that must hold in each of them.
 
 use super::*;
-use crate::control::{CheckpointMode, SnapshotStats, TaskFailure, TaskSnapshot, Trigger};
+use crate::control::{
+    CheckpointMode, Report, SnapshotKind, SnapshotStats, StopMode, TaskFailure, TaskSnapshot, Trigger,
+};
 use crate::coordinator::config::{CheckpointConfig, RestartStrategy};
 use crate::coordinator::pending::RequestId;
+use crate::coordinator::trigger::Wish;
 use proptest::collection::vec;
 use proptest::prelude::*;
 use std::collections::VecDeque;
+use std::path::Path;
 use std::time::Duration;
 use thalweg_storage::manifest::{SegmentRef, SubtaskState};
 
@@ -36,6 +40,9 @@ enum Step {
     Ask {
         mode: Option<CheckpointMode>,
     },
+    Savepoint {
+        stop: Option<StopMode>,
+    },
     AwaitCommit {
         task: u32,
     },
@@ -61,6 +68,10 @@ fn mode() -> impl Strategy<Value = CheckpointMode> {
     ]
 }
 
+fn stop() -> impl Strategy<Value = Option<StopMode>> {
+    prop_oneof![4 => Just(None), 1 => Just(Some(StopMode::Suspend)), 1 => Just(Some(StopMode::Drain))]
+}
+
 fn step() -> impl Strategy<Value = Step> {
     let task = 0..TASKS;
     prop_oneof![
@@ -70,6 +81,7 @@ fn step() -> impl Strategy<Value = Step> {
         1 => (task.clone(), 0..5u64).prop_map(|(task, back)| Step::StaleAck { task, back }),
         6 => (0..1500u64).prop_map(|ms| Step::Pass { ms }),
         2 => proptest::option::of(mode()).prop_map(|mode| Step::Ask { mode }),
+        1 => stop().prop_map(|stop| Step::Savepoint { stop }),
         1 => task.clone().prop_map(|task| Step::AwaitCommit { task }),
         1 => task.prop_map(|task| Step::Finish { task }),
         1 => Just(Step::Fail),
@@ -90,9 +102,17 @@ enum Told {
 struct Seen {
     attempt: AttemptId,
     mode: CheckpointMode,
+    kind: SnapshotKind,
     acks: BTreeSet<u32>,
     told: Told,
     declined: bool,
+}
+
+impl Seen {
+    /// A savepoint that the job goes on after.
+    fn stands_alone(&self) -> bool {
+        self.kind.is_savepoint() && self.kind.stop().is_none()
+    }
 }
 
 /// Runs a core and checks each of its actions.
@@ -105,7 +125,13 @@ struct World {
     waiting_answers: VecDeque<Action>,
     checkpoints: BTreeMap<u64, Seen>,
     publishing: Option<u64>,
+    /// Checkpoints, and savepoints with which the job stops.
     completed: Vec<u64>,
+    savepoints: BTreeSet<u64>,
+    /// The checkpoint that a task is declining at this moment.
+    declining: Option<u64>,
+    /// The attempt whose stop is complete.
+    stopped: Option<AttemptId>,
     /// Segments named by the newest completed checkpoint.
     completed_files: BTreeSet<String>,
     let_go: BTreeSet<usize>,
@@ -128,6 +154,9 @@ impl World {
             checkpoints: BTreeMap::new(),
             publishing: None,
             completed: Vec::new(),
+            savepoints: BTreeSet::new(),
+            declining: None,
+            stopped: None,
             completed_files: BTreeSet::new(),
             let_go: BTreeSet::from([0, 1]),
             running: false,
@@ -169,7 +198,11 @@ impl World {
 
     fn check(&mut self, action: Action) {
         assert!(
-            !self.ended || matches!(action, Action::Answer(..) | Action::Discard { .. }),
+            !self.ended
+                || matches!(
+                    action,
+                    Action::Answer(..) | Action::Discard { .. } | Action::DiscardSavepoint(_)
+                ),
             "{action:?} after the end"
         );
         match action {
@@ -178,9 +211,9 @@ impl World {
                 assert_eq!(self.publishing, None, "deployed while a manifest is being published");
                 self.waiting_answers.push_back(action);
             }
-            Action::Begin => {
+            Action::Begin { .. } => {
                 assert!(
-                    !self.waiting_answers.iter().any(|a| matches!(a, Action::Begin)),
+                    !self.waiting_answers.iter().any(|a| matches!(a, Action::Begin { .. })),
                     "two begun at once"
                 );
                 assert!(self.running, "begun while not running");
@@ -191,8 +224,9 @@ impl World {
                 assert_eq!(self.publishing.replace(id), None, "two published at once");
                 assert_eq!(self.checkpoints[&id].acks.len(), TASKS as usize, "published without all acks");
                 assert_eq!(acknowledged.snapshots.len(), TASKS as usize);
+                let alone = self.checkpoints[&id].stands_alone();
                 assert!(
-                    self.completed.last().is_none_or(|last| *last < id),
+                    alone || self.completed.last().is_none_or(|last| *last < id),
                     "{id} published after {:?}",
                     self.completed
                 );
@@ -220,15 +254,36 @@ impl World {
             }
             Action::Answer(request, _) => assert!(self.answered.insert(request.0), "request answered twice"),
             Action::Ended(_) => self.ended = true,
+            Action::DiscardSavepoint(id) => {
+                assert!(!self.savepoints.contains(&id.0), "complete savepoint {id} discarded");
+                assert_ne!(self.publishing, Some(id.0), "discarded while being published");
+            }
+            Action::RemoveCheckpoints => panic!("checkpoints are retained"),
             Action::Note(_) => {}
         }
     }
 
     fn told(&mut self, command: TaskCommand) {
         match command {
-            TaskCommand::Trigger(Trigger { checkpoint, mode, .. }) => {
+            TaskCommand::Trigger(Trigger { checkpoint, mode, kind, .. }) => {
                 let open = self.open();
-                assert!(open.len() < self.config.checkpoint.max_concurrent, "more than max concurrent");
+                assert_ne!(self.stopped, Some(self.attempt()), "triggered although the job stops");
+                let of = |id: &u64| &self.checkpoints[id].kind;
+                assert!(open.iter().all(|id| of(id).stop().is_none()), "triggered beside a stop");
+                match &kind {
+                    SnapshotKind::Checkpoint => {
+                        assert!(
+                            open.len() < self.config.checkpoint.max_concurrent,
+                            "more than max concurrent"
+                        );
+                    }
+                    SnapshotKind::Savepoint { stop: Some(_), .. } => {
+                        assert!(open.is_empty(), "a stop beside others")
+                    }
+                    SnapshotKind::Savepoint { .. } => {
+                        assert!(!open.iter().any(|id| of(id).is_savepoint()), "two savepoints at once");
+                    }
+                }
                 let overlapping =
                     |mode| matches!(mode, CheckpointMode::Aligned | CheckpointMode::AtLeastOnce);
                 for id in open {
@@ -242,6 +297,7 @@ impl World {
                 let seen = Seen {
                     attempt: self.attempt(),
                     mode,
+                    kind,
                     acks: BTreeSet::new(),
                     told: Told::Triggered,
                     declined: false,
@@ -252,18 +308,29 @@ impl World {
                 let seen = self.checkpoints.get_mut(&id.0).expect("completion of an unknown checkpoint");
                 assert_eq!(seen.told, Told::Triggered, "{id} ended twice");
                 assert!(!seen.declined || seen.acks.len() == TASKS as usize);
+                assert!(!seen.stands_alone(), "tasks hear of the completion of savepoint {id}");
                 seen.told = Told::Completed;
+                if seen.kind.stop().is_some() {
+                    self.stopped = Some(self.attempt());
+                }
                 assert_eq!(self.completed.last(), Some(&id.0));
-                assert!(self.open().iter().all(|open| *open > id.0), "an older one outlives {id}");
+                let outlives = |open: &u64| *open < id.0 && !self.checkpoints[open].stands_alone();
+                assert!(!self.open().iter().any(outlives), "an older one outlives {id}");
             }
-            TaskCommand::Abort(id) => {
+            TaskCommand::Abort(id, latest) => {
+                let newest = self.completed.last().map(|id| CheckpointId(*id));
+                assert_eq!(latest, newest, "the abort of {id} tells what is complete");
                 let publishing = self.publishing;
                 let seen = self.checkpoints.get_mut(&id.0).expect("abort of an unknown checkpoint");
                 assert_eq!(seen.told, Told::Triggered, "{id} ended twice");
                 assert_ne!(publishing, Some(id.0), "{id} aborted while being published");
                 seen.told = Told::Aborted;
                 let subsumed = self.completed.last().is_some_and(|last| *last > id.0);
-                if !subsumed {
+                let counts = match &seen.kind {
+                    SnapshotKind::Checkpoint => true,
+                    SnapshotKind::Savepoint { stop, .. } => stop.is_none() && self.declining == Some(id.0),
+                };
+                if !subsumed && counts {
                     self.failed_in_a_row += 1;
                 }
             }
@@ -325,22 +392,32 @@ impl World {
                     Event::DeployFailed { message: "no".into(), fatal: false }
                 }
             }
-            Action::Begin if good => {
+            Action::Begin { savepoint_root } if good => {
                 self.ids += 1;
-                Event::Begun { id: CheckpointId(self.ids), unix_ms: 0 }
+                let dir = savepoint_root.map(|root| root.join(self.ids.to_string()).into());
+                Event::Begun { id: CheckpointId(self.ids), unix_ms: 0, dir }
             }
-            Action::Begin => {
-                self.failed_in_a_row += u32::from(self.running);
+            Action::Begin { savepoint_root } => {
+                self.failed_in_a_row += u32::from(self.running && savepoint_root.is_none());
                 Event::BeginFailed("no".into())
             }
             Action::Publish(acknowledged) => {
                 let id = acknowledged.id;
                 self.publishing = None;
                 if good {
-                    self.completed.push(id.0);
-                    self.failed_in_a_row = 0;
-                    let named = acknowledged.snapshots.values().flat_map(|s| &s.operators[0].2.segments);
-                    self.completed_files = named.map(|segment| segment.path.clone()).collect();
+                    let seen = self.checkpoints.get_mut(&id.0).expect("published, so triggered");
+                    if seen.kind.is_savepoint() {
+                        self.savepoints.insert(id.0);
+                    }
+                    if seen.stands_alone() {
+                        seen.told = Told::Completed;
+                    } else {
+                        self.completed.push(id.0);
+                        self.failed_in_a_row = 0;
+                        let named = acknowledged.snapshots.values().flat_map(|s| &s.operators[0].2.segments);
+                        let named = named.filter(|_| acknowledged.kind == SnapshotKind::Checkpoint);
+                        self.completed_files = named.map(|segment| segment.path.clone()).collect();
+                    }
                     Event::Published(id)
                 } else {
                     Event::PublishFailed { id, message: "no".into(), outcome_unknown: false }
@@ -367,7 +444,9 @@ impl World {
                 if let Some(seen) = self.checkpoints.get_mut(&id).filter(|seen| !seen.acks.contains(&task)) {
                     seen.declined = true;
                     let report = Report::Declined(attempt, TaskId(task), CheckpointId(id), "no".into());
+                    self.declining = Some(id);
                     self.feed(Event::Report(report));
+                    self.declining = None;
                 }
             }
             Step::Pass { ms } => {
@@ -377,6 +456,11 @@ impl World {
             Step::Ask { mode } => {
                 self.requests += 1;
                 self.feed(Event::Trigger { request: RequestId(self.requests), mode });
+            }
+            Step::Savepoint { stop } => {
+                self.requests += 1;
+                let wish = Wish { root: Path::new("/savepoints").into(), stop };
+                self.feed(Event::Savepoint { request: RequestId(self.requests), wish });
             }
             Step::AwaitCommit { task } => {
                 self.feed(Event::Report(Report::AwaitsCommit(attempt, TaskId(task))))
@@ -419,6 +503,7 @@ proptest! {
                 tolerable_failures,
                 mode,
                 retained,
+                ..CheckpointConfig::default()
             },
             restart: RestartStrategy::FixedDelay { attempts: u32::MAX, delay: Duration::from_millis(100) },
             ..CoordinatorConfig::default()
@@ -436,6 +521,9 @@ proptest! {
             (0..2).for_each(|worker| world.act(Step::LetGo { worker }));
             let open = world.open();
             open.into_iter().for_each(|id| (0..TASKS).for_each(|task| world.ack(world.attempt(), task, id)));
+            if world.stopped == Some(world.attempt()) {
+                (0..TASKS).for_each(|task| world.act(Step::Finish { task }));
+            }
             world.act(Step::Pass { ms: 50 });
             let all_answered = world.answered.len() as u64 == world.requests;
             if all_answered && (world.ended || world.completed.len() > completed) {

@@ -20,6 +20,7 @@ struct Directory {
     attempt: u64,
     id: u64,
     manifests: Vec<Manifest>,
+    savepoints: Vec<Manifest>,
     completed: Vec<CheckpointId>,
     discarded: Vec<String>,
     publish_errors: Vec<StoreError>,
@@ -77,6 +78,35 @@ impl CheckpointBackend for MemoryBackend {
         Ok(100)
     }
 
+    fn take_over(&mut self, found: FoundSnapshot, _claim: bool) -> Result<Manifest, StoreError> {
+        let id = self.begin()?;
+        Ok(Manifest { checkpoint: id, ..found.manifest })
+    }
+
+    fn begin_savepoint(&mut self, root: &Path) -> Result<(CheckpointId, PathBuf), StoreError> {
+        let id = self.begin()?;
+        Ok((id, root.join(format!("savepoint-job-{id}"))))
+    }
+
+    fn publish_savepoint(&mut self, manifest: &Manifest) -> Result<u64, StoreError> {
+        let mut dir = self.0.lock().unwrap();
+        if let Some(error) = dir.publish_errors.pop() {
+            return Err(error);
+        }
+        dir.savepoints.push(manifest.clone());
+        Ok(100)
+    }
+
+    fn discard_savepoint(&mut self, id: CheckpointId) -> Result<(), StoreError> {
+        self.0.lock().unwrap().discarded.push(format!("savepoint {id}"));
+        Ok(())
+    }
+
+    fn remove_all(&mut self) -> Result<(), StoreError> {
+        self.0.lock().unwrap().manifests.clear();
+        Ok(())
+    }
+
     fn discard(
         &mut self,
         _id: CheckpointId,
@@ -112,7 +142,7 @@ impl WorkerLink for FakeWorker {
                 format!("trigger {}", trigger.checkpoint)
             }
             WorkerCommand::Broadcast(_, TaskCommand::Complete(id)) => format!("complete {id}"),
-            WorkerCommand::Broadcast(_, TaskCommand::Abort(id)) => format!("abort {id}"),
+            WorkerCommand::Broadcast(_, TaskCommand::Abort(id, _)) => format!("abort {id}"),
             WorkerCommand::Broadcast(_, TaskCommand::CommitFinal) => "commit final".to_owned(),
             WorkerCommand::Cancel(attempt) => {
                 if let Some((_, reports)) = &*self.deployed.lock().unwrap()
@@ -182,6 +212,7 @@ impl Deploy for FakeDeploy {
         Ok(Deployment {
             tasks: (0..2).map(|i| (i, TaskId(i as u32), Box::new(IdleTask) as Box<dyn Task>)).collect(),
             operators: vec![DeployedOperator { uid: "op".into(), parallelism: 2 }],
+            edges: Vec::new(),
             restored_records: if restore.is_some() { 5 } else { 0 },
         })
     }
@@ -223,6 +254,7 @@ impl World {
             workers: links,
             deploy: Box::new(FakeDeploy { restored: Arc::clone(&restored), panics }),
             backend: Some(Box::new(MemoryBackend(Arc::clone(&directory), Vec::new()))),
+            restore: None,
             shared: Arc::clone(&shared),
         });
         World { runner, handle, shared, clock, workers, directory, restored }
@@ -430,7 +462,7 @@ fn a_panic_of_the_control_thread_releases_those_who_wait() {
             _reports: Arc<dyn ReportSink>,
         ) -> Result<Deployment, DeployError> {
             let tasks = vec![(9, TaskId(0), Box::new(IdleTask) as Box<dyn Task>)];
-            Ok(Deployment { tasks, operators: Vec::new(), restored_records: 0 })
+            Ok(Deployment { tasks, operators: Vec::new(), edges: Vec::new(), restored_records: 0 })
         }
     }
     let mut world = World::new(0);

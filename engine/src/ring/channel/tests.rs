@@ -24,6 +24,13 @@ struct Ends<T> {
     rings: Rings,
 }
 
+/// In-flight batches of a checkpoint before which nothing was restored.
+fn first_generation<T>(batches: Vec<Vec<T>>) -> Restored<T> {
+    let mut restored = Restored::before(1);
+    batches.into_iter().for_each(|batch| restored.push(0, batch));
+    restored
+}
+
 fn ends<T>(ring_batches: usize, batch_records: usize, pool_bytes: usize, restored: Vec<Vec<T>>) -> Ends<T> {
     let pool = Arc::new(BatchPool::new(pool_bytes));
     let rings = Rings::default();
@@ -36,7 +43,7 @@ fn ends<T>(ring_batches: usize, batch_records: usize, pool_bytes: usize, restore
         consumer: Doorbell::new(Rings::default()),
         producer: producer.clone(),
     };
-    let (sender, receiver) = channel(spec, restored.into());
+    let (sender, receiver) = channel(spec, first_generation(restored));
     Ends { sender, receiver, pool, producer, rings }
 }
 

@@ -84,7 +84,7 @@ fn an_aborted_checkpoint_leaves_no_open_file_and_no_file() {
             harness.world.sim.complete_next(0);
             harness.settle();
         }
-        harness.task.command(TaskCommand::Abort(CheckpointId(1)));
+        harness.task.command(TaskCommand::Abort(CheckpointId(1), None));
         harness.settle();
         for _ in 0..10 {
             harness.world.sim.complete_all();
@@ -113,7 +113,7 @@ fn a_failed_write_declines_the_checkpoint_and_closes_its_file() {
     assert_eq!(harness.world.reported(|report| matches!(report, Report::Declined(..))), 1);
     let log = harness.world.sim.op_log();
     assert_eq!(log.iter().filter(|op| op.kind == OpKind::Close && op.ok).count(), 1);
-    harness.task.command(TaskCommand::Abort(CheckpointId(1)));
+    harness.task.command(TaskCommand::Abort(CheckpointId(1), None));
     assert_eq!(harness.receive_all().len(), 5000, "the task goes on");
     harness.trigger(2, CheckpointMode::Unaligned);
     harness.announce(0, barrier(2, BarrierMode::Unaligned));

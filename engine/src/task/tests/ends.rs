@@ -1,7 +1,7 @@
 //! The end of a task: closing, draining, the last commits, and tasks restored after their end.
 
 use super::*;
-use crate::connector::{BoxError, ConnectorContext, Sink, SinkSnapshot, SinkWriter};
+use crate::connector::{BoxError, ConnectorContext, PreparedOutput, Sink, SinkSnapshot, SinkWriter};
 use crate::operator::{Collector, OperatorRestore, Then};
 use crate::operators::{Process, ProcessFunction, SinkStage};
 use thalweg_storage::manifest::Committable;
@@ -107,6 +107,9 @@ struct Told {
     no_room: bool,
     slow_commits: bool,
     wrote_without_room: bool,
+    /// Prepared output is named only once this is no longer so.
+    slow_names: bool,
+    unnamed: Vec<u64>,
 }
 
 #[derive(Clone, Default)]
@@ -139,8 +142,13 @@ impl SinkWriter for SpyWriter {
     fn poll(&mut self, _: Nanos) -> Result<bool, BoxError> {
         Ok(!self.0.0.lock().unwrap().no_room)
     }
-    fn prepare(&mut self, _: CheckpointId, _: bool) -> Result<SinkSnapshot<()>, BoxError> {
+    fn prepare(&mut self, checkpoint: CheckpointId, _: bool) -> Result<SinkSnapshot<()>, BoxError> {
         let count = std::mem::take(&mut self.1);
+        let mut told = self.0.0.lock().unwrap();
+        if told.slow_names {
+            told.unnamed.extend((count > 0).then_some(checkpoint.0));
+            return Ok(SinkSnapshot { state: None, committables: Vec::new() });
+        }
         let committables = if count == 0 { Vec::new() } else { vec![vec![count as u8]] };
         Ok(SinkSnapshot { state: None, committables })
     }
@@ -152,7 +160,15 @@ impl SinkWriter for SpyWriter {
         !self.0.0.lock().unwrap().slow_commits
     }
     fn has_unprepared(&self) -> bool {
-        self.1 > 0
+        self.1 > 0 || !self.0.0.lock().unwrap().unnamed.is_empty()
+    }
+    fn prepared(&mut self, _: CheckpointId) -> Result<bool, BoxError> {
+        Ok(!self.0.0.lock().unwrap().slow_names)
+    }
+    fn take_prepared(&mut self) -> Vec<PreparedOutput> {
+        let unnamed = std::mem::take(&mut self.0.0.lock().unwrap().unnamed);
+        let named = |id| PreparedOutput { checkpoint: CheckpointId(id), subtask: 0, bytes: vec![1] };
+        unnamed.into_iter().map(named).collect()
     }
 }
 
@@ -193,16 +209,24 @@ impl SinkHarness {
 
     /// Takes part in a checkpoint; returns the checkpoints of the committables listed.
     fn checkpoint(&mut self, id: u64) -> Vec<u64> {
-        let trigger =
-            Trigger { checkpoint: CheckpointId(id), mode: CheckpointMode::Unaligned, triggered_at: Nanos(0) };
+        self.snapshot(id);
+        let (_, snapshot) = self.world.take_acknowledged().pop().expect("acknowledged");
+        snapshot.operators[0].2.committables.iter().map(|c| c.checkpoint.0).collect()
+    }
+
+    fn snapshot(&mut self, id: u64) {
+        let trigger = Trigger {
+            checkpoint: CheckpointId(id),
+            mode: CheckpointMode::Unaligned,
+            kind: SnapshotKind::Checkpoint,
+            triggered_at: Nanos(0),
+        };
         self.task.command(TaskCommand::Trigger(trigger));
         if !self.sender_ended() {
             let cut = self.sender.pushed();
             self.sender.announce(Announcement { mark: barrier(id, BarrierMode::Unaligned), cut });
         }
         self.settle();
-        let (_, snapshot) = self.world.take_acknowledged().pop().expect("acknowledged");
-        snapshot.operators[0].2.committables.iter().map(|c| c.checkpoint.0).collect()
     }
 
     fn sender_ended(&self) -> bool {
@@ -225,7 +249,7 @@ pub(crate) fn output_of_an_aborted_checkpoint_is_listed_and_committed_by_the_nex
     sink.send(1);
     sink.settle();
     assert_eq!(sink.checkpoint(1), [1]);
-    sink.command(TaskCommand::Abort(CheckpointId(1)));
+    sink.command(TaskCommand::Abort(CheckpointId(1), None));
     assert!(sink.commits().is_empty());
     sink.send(2);
     sink.settle();
@@ -287,10 +311,53 @@ fn a_sink_ends_only_when_all_of_its_output_is_committed() {
     let finished = |sink: &SinkHarness| sink.world.reported(|r| matches!(r, Report::Finished(..)));
     assert_eq!((awaits(&sink), finished(&sink)), (1, 0));
     assert_eq!(sink.checkpoint(1), [1]);
-    sink.command(TaskCommand::Abort(CheckpointId(1)));
+    sink.command(TaskCommand::Abort(CheckpointId(1), None));
     assert_eq!((awaits(&sink), finished(&sink)), (1, 0), "it asks again");
     assert_eq!(sink.checkpoint(2), [1]);
     sink.command(TaskCommand::Complete(CheckpointId(2)));
     assert_eq!(sink.commits(), [1]);
     assert_eq!(finished(&sink), 1);
+}
+
+#[test]
+fn output_that_is_named_late_is_listed_by_the_checkpoint_that_waits_for_the_name() {
+    let mut sink = sink_harness(Vec::new());
+    sink.spy.0.lock().unwrap().slow_names = true;
+    for id in 1..=3 {
+        sink.send(id);
+        sink.settle();
+        sink.snapshot(id);
+        assert!(sink.world.take_acknowledged().is_empty(), "nothing is durable yet");
+    }
+    sink.command(TaskCommand::Abort(CheckpointId(1), None));
+    sink.spy.0.lock().unwrap().slow_names = false;
+    sink.settle();
+    let acknowledged = sink.world.take_acknowledged();
+    let listed = |snapshot: &TaskSnapshot| -> Vec<u64> {
+        snapshot.operators[0].2.committables.iter().map(|c| c.checkpoint.0).collect()
+    };
+    let listed: Vec<_> = acknowledged.iter().map(|(id, snapshot)| (*id, listed(snapshot))).collect();
+    assert_eq!(listed, [(CheckpointId(2), vec![1, 2]), (CheckpointId(3), vec![1, 2, 3])]);
+    sink.command(TaskCommand::Complete(CheckpointId(2)));
+    assert_eq!(sink.commits(), [1, 2]);
+}
+
+#[test]
+fn a_sink_whose_last_output_is_named_late_does_not_end_before_it_is_committed() {
+    let mut sink = sink_harness(Vec::new());
+    sink.spy.0.lock().unwrap().slow_names = true;
+    sink.send(1);
+    let cut = sink.sender.pushed();
+    sink.sender.announce(Announcement { mark: Mark::EndOfStream, cut });
+    sink.settle();
+    let finished = |sink: &SinkHarness| sink.world.reported(|r| matches!(r, Report::Finished(..)));
+    sink.snapshot(1);
+    // The checkpoint is aborted before its output has a name, and the next one lists it.
+    sink.command(TaskCommand::Abort(CheckpointId(1), None));
+    sink.spy.0.lock().unwrap().slow_names = false;
+    sink.settle();
+    assert_eq!(finished(&sink), 0);
+    assert_eq!(sink.checkpoint(2), [1]);
+    sink.command(TaskCommand::Complete(CheckpointId(2)));
+    assert_eq!((sink.commits(), finished(&sink)), (vec![1], 1));
 }

@@ -3,19 +3,22 @@
 mod checkpoints;
 pub(crate) mod ends;
 pub(crate) mod rules;
+mod savepoints;
 mod sources;
 mod waiting;
 
 use super::{Body, Budget, Input, Inputs, OneInput, OperatorTask, PartFiles, Progress, Task, TaskParts};
 use crate::barrier::{ChannelKind, CheckpointMode, Gate};
 use crate::clock::{Clock, Nanos, SimClock};
-use crate::control::{Report, ReportSink, TaskCommand, TaskId, TaskSnapshot, Trigger};
+use crate::control::{Report, ReportSink, SnapshotKind, TaskCommand, TaskId, TaskSnapshot, Trigger};
 use crate::graph::RoundRobin;
 use crate::metrics::TaskMetrics;
 use crate::operator::{BindContext, Edge, Link, OperatorRestore, Output, OutputPort};
 use crate::ring::doorbell::{Doorbell, Wake};
-use crate::ring::{Announcement, BarrierMode, BatchPool, ChannelSpec, Mark, Receiver, Sender, channel};
-use std::collections::{HashMap, VecDeque};
+use crate::ring::{
+    Announcement, BarrierMode, BatchPool, ChannelSpec, Mark, Receiver, Restored, Sender, channel,
+};
+use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use thalweg_storage::io::{DiskHandle, Notify, SimDisk};
@@ -63,7 +66,7 @@ fn a_channel<T>(sizes: Sizes) -> (Sender<T>, Receiver<T>) {
         consumer: Doorbell::new(Nobody),
         producer: Doorbell::new(Nobody),
     };
-    channel(spec, VecDeque::new())
+    channel(spec, Restored::default())
 }
 
 /// What surrounds a task.
@@ -87,6 +90,7 @@ impl World {
 
     fn bind(&self) -> BindContext {
         BindContext {
+            job: "job".into(),
             partition: 0,
             parallelism: 1,
             attempt: AttemptId(1),
@@ -222,7 +226,12 @@ impl<B: Body> Harness<B> {
     fn trigger(&mut self, checkpoint: u64, mode: CheckpointMode) {
         let checkpoint = CheckpointId(checkpoint);
         let triggered_at = self.world.clock.now();
-        self.task.command(TaskCommand::Trigger(Trigger { checkpoint, mode, triggered_at }));
+        self.task.command(TaskCommand::Trigger(Trigger {
+            checkpoint,
+            mode,
+            kind: SnapshotKind::Checkpoint,
+            triggered_at,
+        }));
     }
 
     /// Consumes one batch of the output, if there is one.

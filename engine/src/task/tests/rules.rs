@@ -9,9 +9,6 @@ pub(crate) fn a_snapshot_waits_until_every_side_ring_has_room() {
     let mut harness = harness(Identity, 1, SMALL);
     for id in 1..=5 {
         harness.trigger(id, CheckpointMode::Aligned);
-        if id == 5 {
-            harness.task.command(TaskCommand::Abort(CheckpointId(6)));
-        }
         harness.announce(0, barrier(id, BarrierMode::Aligned));
         harness.settle();
     }

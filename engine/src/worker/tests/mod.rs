@@ -88,7 +88,7 @@ fn idle() -> Result<Progress, TaskFailure> {
 }
 
 fn abort_command() -> TaskCommand {
-    TaskCommand::Abort(CheckpointId(7))
+    TaskCommand::Abort(CheckpointId(7), None)
 }
 
 /// Collects reports for a test.

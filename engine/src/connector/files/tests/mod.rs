@@ -1,4 +1,5 @@
 //! Claims about file input and output.
 
+mod recovery_tests;
 mod sink_tests;
 mod source_tests;

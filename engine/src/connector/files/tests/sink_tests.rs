@@ -17,7 +17,7 @@ use thalweg_storage::io::Request;
 use thalweg_storage::manifest::Committable;
 use thalweg_storage::{AttemptId, CheckpointId};
 
-type Writer = FileWriter<Csv<(u64, u64)>>;
+pub(super) type Writer = FileWriter<Csv<(u64, u64)>>;
 
 /// Rows of the reference run.
 const ROWS: u64 = 60;
@@ -26,7 +26,7 @@ fn row(i: u64) -> (u64, u64) {
     (i, i * i)
 }
 
-fn text(rows: std::ops::Range<u64>) -> String {
+pub(super) fn text(rows: std::ops::Range<u64>) -> String {
     rows.map(|i| format!("{i},{}\n", i * i)).collect()
 }
 
@@ -34,7 +34,7 @@ fn sink(dir: &Path) -> FileSink<Csv<(u64, u64)>> {
     FileSink::csv(dir).roll_bytes(100)
 }
 
-fn names(dir: &Path) -> Vec<String> {
+pub(super) fn names(dir: &Path) -> Vec<String> {
     let mut names: Vec<_> =
         fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
     names.sort();
@@ -42,12 +42,12 @@ fn names(dir: &Path) -> Vec<String> {
 }
 
 /// What the outside world sees: all final files, in order.
-fn visible(dir: &Path) -> String {
+pub(super) fn visible(dir: &Path) -> String {
     let shown = names(dir).into_iter().filter(|name| !name.starts_with('.'));
     shown.map(|name| fs::read_to_string(dir.join(name)).unwrap()).collect()
 }
 
-fn hidden(dir: &Path) -> usize {
+pub(super) fn hidden(dir: &Path) -> usize {
     names(dir).iter().filter(|name| name.starts_with('.')).count()
 }
 
@@ -106,7 +106,7 @@ fn live(disk: &Arc<TestDisk>, dir: &Path, attempt: u64, manifest: &mut Manifest)
     Ok(())
 }
 
-fn commit(writer: &mut Writer, committables: &[Committable]) -> Result<(), BoxError> {
+pub(super) fn commit(writer: &mut Writer, committables: &[Committable]) -> Result<(), BoxError> {
     writer.commit(committables.to_vec())?;
     while !writer.committed() {
         writer.poll(Nanos(0))?;
@@ -178,25 +178,32 @@ fn crash_at_any_request_of_a_recovery_recovers_too() {
     }
 }
 
-fn write_rows(writer: &mut Writer, rows: std::ops::Range<u64>) {
+pub(super) fn write_rows(writer: &mut Writer, rows: std::ops::Range<u64>) {
     for i in rows {
         writer.write(Nanos(0), row(i)).unwrap();
     }
 }
 
-fn prepare(writer: &mut Writer, checkpoint: u64, end: bool) -> (Option<FileSinkState>, Vec<Committable>) {
+pub(super) fn prepare(
+    writer: &mut Writer,
+    checkpoint: u64,
+    end: bool,
+) -> (Option<FileSinkState>, Vec<Committable>) {
     let prepared = writer.prepare(CheckpointId(checkpoint), end).unwrap();
     while !writer.prepared(CheckpointId(checkpoint)).unwrap() {}
-    let named = |bytes| Committable {
+    let named = |(subtask, bytes)| Committable {
         checkpoint: CheckpointId(checkpoint),
-        subtask: writer.subtask,
+        subtask,
         attempt: AttemptId(1),
         bytes,
     };
-    (prepared.state, prepared.committables.into_iter().map(named).collect())
+    let subtask = writer.subtask;
+    let own = prepared.committables.into_iter().map(|bytes| (subtask, bytes));
+    let inherited = writer.take_prepared().into_iter().map(|output| (output.subtask, output.bytes));
+    (prepared.state, own.chain(inherited).map(named).collect())
 }
 
-fn writer_on(disk: &Arc<TestDisk>, dir: &Path) -> Writer {
+pub(super) fn writer_on(disk: &Arc<TestDisk>, dir: &Path) -> Writer {
     FileSink::csv(dir).writer(context_on(disk, 0, 1, 1), Vec::new(), Vec::new()).unwrap()
 }
 

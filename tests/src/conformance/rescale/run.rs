@@ -1,0 +1,313 @@
+//! Runs one job through several lives, each at its own parallelism and each from where the one before was stopped, and
+//! judges what came of it.
+
+use super::jobs::{Plan, Shape};
+use super::ledger::Ledger;
+use super::operators::COUNT_TAG;
+use super::script::Script;
+use crate::conformance::record::decode;
+use crate::conformance::{Mode, Outcome, Tally};
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+use thalweg::coordinator::{CheckpointOutcome, CheckpointStats};
+use thalweg::job::{Simulation, SimulationOptions};
+use thalweg::{CheckpointId, Engine, RestartStrategy};
+use thalweg_storage::checkpoint::CheckpointStore;
+use thalweg_storage::io::{CrashProfile, DiskHandle, SimDisk};
+use thalweg_storage::manifest::Manifest;
+
+/// Time between checkpoints.
+const INTERVAL: Duration = Duration::from_millis(5);
+
+/// A life that takes more steps is stuck.
+const STEPS_MAX: u64 = 1_000_000;
+
+/// Where checkpoints go.
+const DIR: &str = "/checkpoints";
+
+/// How the lives before the last end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stop {
+    /// Once a checkpoint holds in-flight data.
+    InFlight,
+    /// Once two checkpoints have completed, whatever they hold.
+    Completed,
+    /// As `InFlight`; lives that were restored themselves: once a checkpoint holds data that were in flight before, too.
+    DuringRecovery,
+    /// Once a checkpoint says that some subtasks of an operator have finished and others have not.
+    PartlyFinished,
+}
+
+/// A job and the parallelism of each of its lives.
+#[derive(Clone)]
+pub struct Rescale {
+    /// Its shape.
+    pub shape: Shape,
+    /// By life.
+    pub parallelism: Vec<u32>,
+    /// Sources stay slow.
+    pub slow: bool,
+    /// Values of each split; without it the last life goes on until it has failed and recovered.
+    pub limit: Option<u64>,
+    /// Records are counted by `count`.
+    pub counted: bool,
+    /// How lives end.
+    pub stop: Stop,
+}
+
+impl Rescale {
+    /// A job of unbounded, fast sources that is stopped with in-flight data.
+    pub fn of(shape: Shape, parallelism: &[u32]) -> Self {
+        let parallelism = parallelism.to_vec();
+        Rescale { shape, parallelism, slow: false, limit: None, counted: false, stop: Stop::InFlight }
+    }
+
+    /// Runs all lives; `seed` decides everything else.
+    pub fn run(&self, seed: u64) -> Outcome {
+        let most = *self.parallelism.iter().max().expect("there is a life");
+        let script = Script::new(INTERVAL, u64::from(most) * 2 + 1, self.slow, self.limit);
+        let ledger = Ledger::new(&script);
+        let mut life = Life {
+            rescale: self,
+            script: &script,
+            ledger: &ledger,
+            seed,
+            tally: Tally::default(),
+            restored: BTreeMap::new(),
+            looked_into: None,
+        };
+        let mut disk = SimDisk::new();
+        let mut digest = 0;
+        let mut violations = Vec::new();
+        for number in 0..self.parallelism.len() {
+            match life.live(number, disk) {
+                Ok((next, op_digest)) => (disk, digest) = (next, op_digest),
+                Err(problem) => {
+                    violations.push(format!("life {number}: {problem}"));
+                    break;
+                }
+            }
+        }
+        let (values, restored_records) = (ledger.committed().len() as u64, life.restored.values().sum());
+        let tally = Tally { values, restored_records, jobs: 1, ..life.tally };
+        violations.splice(0..0, script.violations());
+        if violations.is_empty() {
+            violations = self.judge(&script, &ledger);
+        }
+        Outcome { violations, tally, digest }
+    }
+
+    /// Compares what is committed with what was emitted.
+    fn judge(&self, script: &Script, ledger: &Ledger<u64>) -> Vec<String> {
+        let mut violations = Vec::new();
+        let mut seen: BTreeMap<(u64, u64), Vec<u64>> = BTreeMap::new();
+        let mut counted = 0;
+        for word in ledger.committed() {
+            match decode(word) {
+                Some((COUNT_TAG, count)) if self.counted => counted += count,
+                Some((tag, value)) => seen.entry((tag, value % script.splits)).or_default().push(value),
+                None => violations.push(format!("committed: damaged record {word:#018x}")),
+            }
+        }
+        let values: usize = seen.values().map(Vec::len).sum();
+        if self.counted && counted != values as u64 {
+            violations.push(format!("subtasks counted {counted} values, of {values}"));
+        }
+        for &(tag, copies) in self.shape.tags {
+            for split in 0..script.splits {
+                // A shape may emit the lesser of what several sources bring.
+                let ends = (0..3).filter_map(|source| script.end_of(source, split));
+                let single = self.shape.tags.len() == 1;
+                let end = if single { ends.min() } else { script.end_of(tag, split) };
+                let Some(end) = end else {
+                    violations.push(format!("source {tag} split {split} did not end"));
+                    continue;
+                };
+                let mut got = seen.remove(&(tag, split)).unwrap_or_default();
+                if !self.shape.ordered {
+                    got.sort_unstable();
+                }
+                let expected = (0..end).flat_map(|n| (0..copies).map(move |_| n));
+                let expected = expected.map(|n| split + n * script.splits);
+                if !got.iter().copied().eq(expected) {
+                    violations.push(format!(
+                        "committed: tag {tag} split {split}: {}",
+                        what_differs(&got, end * copies)
+                    ));
+                }
+            }
+        }
+        if !seen.is_empty() {
+            violations.push(format!("committed: values of unknown splits {:?}", seen.keys()));
+        }
+        violations
+    }
+}
+
+fn what_differs(got: &[u64], expected: u64) -> String {
+    let distinct: BTreeSet<u64> = got.iter().copied().collect();
+    let falls = got.windows(2).filter(|pair| pair[0] > pair[1]).count();
+    format!(
+        "{} values, {} different ones, where {expected} were emitted; {falls} out of order",
+        got.len(),
+        distinct.len()
+    )
+}
+
+struct Life<'a> {
+    rescale: &'a Rescale,
+    script: &'a Arc<Script>,
+    ledger: &'a Ledger<u64>,
+    seed: u64,
+    tally: Tally,
+    /// In-flight records restored, by life and restart.
+    restored: BTreeMap<(usize, u64), u64>,
+    /// The newest checkpoint that was looked into.
+    looked_into: Option<CheckpointId>,
+}
+
+impl Life<'_> {
+    /// One life on `disk`: until it is stopped, or, if it is the last, to its end. Gives the disk of the next.
+    fn live(&mut self, number: usize, disk: Arc<SimDisk>) -> Result<(Arc<SimDisk>, u64), String> {
+        let lives = &self.rescale.parallelism;
+        let (parallelism, last) = (lives[number], number + 1 == lives.len());
+        let seed = self.seed.wrapping_mul(31).wrapping_add(number as u64);
+        let mode = [Mode::Unaligned, Mode::Unaligned, Mode::AlignedWithTimeout][seed as usize % 3];
+        let builder = Engine::builder()
+            .parallelism(parallelism)
+            .workers(1 + seed as usize % 7)
+            .pin(false)
+            .checkpoint_interval(INTERVAL)
+            .checkpoint_mode(mode.setting())
+            .ring_batches(1 + seed as usize % 2)
+            .batch_records(2 + seed as usize % 5)
+            .buffer_timeout(Duration::from_millis(2))
+            .checkpoint_dir(DIR)
+            .restart_strategy(RestartStrategy::FixedDelay { attempts: 100, delay: Duration::from_millis(3) });
+        let (script, ledger) = (Arc::clone(self.script), self.ledger.clone());
+        let plan = Plan { script, ledger, parallelism, life: number, seed: self.seed };
+        let options = SimulationOptions { disk: Arc::clone(&disk), ..SimulationOptions::seeded(seed) };
+        let flow = (self.rescale.shape.flow)(&plan);
+        let mut simulation = Simulation::new(builder, flow, options).map_err(|error| error.to_string())?;
+        let ended = if last {
+            self.last_words(&mut simulation, number)?
+        } else {
+            self.until_stopped(&mut simulation, number)?
+        };
+        let stats = simulation.metrics().checkpoints;
+        for record in &stats.history {
+            self.tally.parts_aligned += u64::from(record.tasks_aligned);
+            self.tally.parts_unaligned += u64::from(record.tasks_unaligned);
+        }
+        match ended {
+            Some(problem) => Err(format!("{problem}; {stats:?} {:?}", simulation.metrics().tasks)),
+            None => {
+                let digest = simulation.now().0 ^ simulation.steps();
+                Ok((simulation.crash(CrashProfile::KeepAll, seed), digest))
+            }
+        }
+    }
+
+    /// Steps until the job may be stopped. The inner value is a problem.
+    fn until_stopped(
+        &mut self,
+        simulation: &mut Simulation,
+        number: usize,
+    ) -> Result<Option<String>, String> {
+        if self.rescale.stop == Stop::DuringRecovery && number > 0 {
+            // Not only after an interval: by then all that was restored may have been processed.
+            let _ = simulation.checkpoint();
+        }
+        while simulation.steps() < STEPS_MAX {
+            for _ in 0..20 {
+                simulation.step();
+            }
+            if self.rescale.stop == Stop::PartlyFinished && self.script.any_ended() {
+                // Subtasks finish within a moment of each other.
+                let _ = simulation.checkpoint();
+            }
+            if simulation.has_ended() {
+                return Ok(Some(format!("the job ended too early: {:?}", simulation.status())));
+            }
+            if self.may_stop(simulation, number)? {
+                return Ok(None);
+            }
+        }
+        Ok(Some("the job is stuck, or no checkpoint was as wanted".to_owned()))
+    }
+
+    fn may_stop(&mut self, simulation: &Simulation, number: usize) -> Result<bool, String> {
+        let stats = simulation.metrics().checkpoints;
+        self.restored.insert((number, stats.restarts), stats.restored_records);
+        let completed = stats.history.iter().rev().find(|r| r.outcome == CheckpointOutcome::Completed);
+        let Some(latest) = completed else { return Ok(false) };
+        let new = self.looked_into.replace(latest.id) != Some(latest.id);
+        Ok(new
+            && match self.rescale.stop {
+                Stop::Completed => stats.completed >= 2,
+                Stop::InFlight => latest.in_flight_records > 0,
+                Stop::DuringRecovery if number == 0 => latest.in_flight_records > 0,
+                Stop::DuringRecovery => {
+                    let generations = |manifest: Manifest| -> BTreeSet<u32> {
+                        manifest.channels.iter().map(|channel| channel.generation).collect()
+                    };
+                    latest.in_flight_records > 0
+                        && newest(simulation)?.map(generations).is_some_and(|g| g.contains(&0) && g.len() > 1)
+                }
+                Stop::PartlyFinished => {
+                    let in_part = |manifest: Manifest| {
+                        manifest.operators.iter().any(|operator| {
+                            let finished =
+                                operator.subtasks.iter().filter(|subtask| subtask.finished).count();
+                            operator.uid == "count" && (1..operator.subtasks.len()).contains(&finished)
+                        })
+                    };
+                    newest(simulation)?.is_some_and(in_part)
+                }
+            })
+    }
+
+    /// Lets the job fail once after a checkpoint, and end after another. The inner value is a problem.
+    fn last_words(&mut self, simulation: &mut Simulation, number: usize) -> Result<Option<String>, String> {
+        let failures = self.script.failures();
+        let mut armed = false;
+        let mut told = false;
+        let mut outcome = None;
+        while outcome.is_none() && simulation.steps() < STEPS_MAX {
+            outcome = simulation.run_until_finished(20);
+            let CheckpointStats { completed, restarts, restored_records, .. } =
+                simulation.metrics().checkpoints;
+            self.restored.insert((number, restarts), restored_records);
+            if !armed && completed >= 1 {
+                armed = true;
+                self.script.arm();
+            }
+            if !told && restarts >= 1 && completed >= 2 {
+                told = true;
+                self.script.end();
+            }
+        }
+        let bounded = self.rescale.limit.is_some();
+        let failed = self.script.failures() - failures;
+        let restarts = simulation.metrics().checkpoints.restarts;
+        Ok(match outcome {
+            None => Some("the job is stuck".to_owned()),
+            Some(Err(error)) => Some(format!("the job ended badly: {error}")),
+            Some(Ok(())) if restarts != failed || !bounded && failed != 1 => {
+                Some(format!("{restarts} restarts after {failed} failures, where one was due"))
+            }
+            Some(Ok(())) => None,
+        })
+    }
+}
+
+/// The newest manifest on a job's disk.
+fn newest(simulation: &Simulation) -> Result<Option<Manifest>, String> {
+    // Of a copy: looking must not change what the job does.
+    let disk = DiskHandle::new(simulation.disk().crash_image(CrashProfile::KeepAll, 0));
+    let store =
+        CheckpointStore::open_unlocked(disk, Path::new(DIR), "rescaled").map_err(|e| e.to_string())?;
+    store.latest().map_err(|error| error.to_string())
+}
