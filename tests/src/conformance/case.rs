@@ -3,6 +3,7 @@
 //! A family is one file with a list of its own; [`all`] joins the lists. A case by itself says nothing about how often it
 //! should run: tests run a representative part of each, `cargo xtask conformance --long` all of it many times.
 
+use super::rescale::{self, NamedCase};
 use super::verdict::Outcome;
 
 /// What cases have in common.
@@ -39,13 +40,23 @@ pub struct Case {
 /// The lists of all families.
 const LISTS: [&[Case]; 3] = [super::topologies::CASES, super::stress::CASES, super::changed_mode::CASES];
 
+/// The families that need nothing but a name and a function.
+const NAMED: [(Family, &[NamedCase]); 3] = [
+    (Family::Rescale, rescale::RESCALES),
+    (Family::Rescale, rescale::SLOW_RESCALES),
+    (Family::ChangedEdges, rescale::CHANGED_EDGES),
+];
+
 /// All cases, family by family.
-pub fn all() -> impl Iterator<Item = &'static Case> {
-    LISTS.into_iter().flatten()
+pub fn all() -> impl Iterator<Item = Case> {
+    let named = NAMED.into_iter().flat_map(|(family, cases)| {
+        cases.iter().map(move |(name, run)| Case { name, family, real: false, run: *run })
+    });
+    LISTS.into_iter().flatten().copied().chain(named)
 }
 
 /// The case of this name.
-pub fn named(name: &str) -> Option<&'static Case> {
+pub fn named(name: &str) -> Option<Case> {
     all().find(|case| case.name == name)
 }
 

@@ -52,10 +52,10 @@ pub struct Options {
 }
 
 impl Options {
-    fn selected(&self) -> Vec<&'static Case> {
+    fn selected(&self) -> Vec<Case> {
         let named =
-            |case: &&Case| self.cases.is_empty() || self.cases.iter().any(|part| case.name.contains(part));
-        let cases: Vec<&'static Case> = case::all().filter(named).collect();
+            |case: &Case| self.cases.is_empty() || self.cases.iter().any(|part| case.name.contains(part));
+        let cases: Vec<Case> = case::all().filter(named).collect();
         if !self.contended {
             return cases;
         }
@@ -110,7 +110,7 @@ pub fn run(options: &Options) -> bool {
                         break;
                     }
                     let index = (number % cases.len() as u64) as usize;
-                    let (case, seed) = (cases[index], options.seed + number / cases.len() as u64);
+                    let (case, seed) = (&cases[index], options.seed + number / cases.len() as u64);
                     bar.set_message(format!("{} seed {seed}", case.name));
                     lock(now_running)[job] = Some((case.name, seed, Instant::now()));
                     let outcome = guarded(case, seed);

@@ -27,7 +27,7 @@ pub struct Row {
 
 impl Row {
     /// No runs yet.
-    pub fn new(case: &'static Case, first_seed: u64) -> Row {
+    pub fn new(case: &Case, first_seed: u64) -> Row {
         Row {
             case: case.name,
             family: format!("{:?}", case.family),
