@@ -10,6 +10,7 @@ mod handwritten;
 mod engine_state;
 mod keyed_count;
 mod snapshot_pause;
+mod backpressure;
 mod store;
 mod store_rmw;
 mod counting_disk;
@@ -44,6 +45,8 @@ enum Scenario {
     KeyedCount(keyed_count::Options),
     /// Largest gaps between records at a saturated sink, with checkpoints and without.
     SnapshotPause(snapshot_pause::Options),
+    /// Time of a barrier through full rings to a sink throttled to 1 %, aligned and unaligned.
+    Backpressure(backpressure::Options),
     /// Read-modify-write on the state store by itself, on one core.
     StoreRmw(store_rmw::Options),
     /// Bytes that incremental checkpoints write when few keys change.
@@ -66,6 +69,7 @@ fn main() -> ExitCode {
     let outcome = match Arguments::parse().scenario {
         Scenario::KeyedCount(options) => keyed_count::run(&options),
         Scenario::SnapshotPause(options) => snapshot_pause::run(&options),
+        Scenario::Backpressure(options) => backpressure::run(&options),
         Scenario::StoreRmw(options) => store_rmw::run(&options),
         Scenario::Incremental(options) => incremental::run(&options),
         Scenario::Memory(options) => memory::run(&options),

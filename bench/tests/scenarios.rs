@@ -110,6 +110,19 @@ fn snapshot_pause_reports_gaps_with_and_without_checkpoints() {
 }
 
 #[test]
+fn backpressure_reports_barriers_of_both_modes_and_their_ratio() {
+    let rows = rows(
+        "backpressure",
+        &["--stages=3", "--ring-batches=8", "--calibration=0.1", "--unaligned=2", "--aligned=1", "--runs=1"],
+    );
+    positive(&rows[0], &["unaligned_ms", "unaligned_ms_max", "aligned_ms", "ratio"]);
+    let sample = &rows[0]["samples"][0];
+    positive(sample, &["records_per_s", "sink_records_per_s"]);
+    positive(&sample["unaligned"], &["complete_ms", "in_flight_records"]);
+    assert_eq!(sample["unaligned"]["checkpoints"], 2);
+}
+
+#[test]
 fn recovery_reports_its_time_and_that_of_reading() {
     for backend in BACKENDS {
         let rows = rows("recovery", &["--keys=20000", "--runs=1", "--workers=1", "--state-backend", backend]);

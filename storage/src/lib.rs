@@ -11,6 +11,12 @@
 #![cfg_attr(not(test), warn(clippy::disallowed_methods))]
 
 pub mod ids;
+#[macro_use]
+#[cfg(any(test, feature = "testing"))]
+pub mod fault;
+#[macro_use]
+#[cfg(not(any(test, feature = "testing")))]
+mod fault;
 pub mod error;
 pub mod io;
 pub mod codec;

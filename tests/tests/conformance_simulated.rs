@@ -2,7 +2,9 @@
 //!
 //! `THALWEG_SEED=<seed>` replays one seed of each test; `THALWEG_RUNS=<n>` multiplies the number of seeds.
 
-use thalweg_tests::conformance::{CrashRun, Mode, Outcome, Scenario, SimulatedRun, Tally, Topology};
+use thalweg_tests::conformance::{
+    CrashRun, Mode, Outcome, Placement, Scenario, SimulatedRun, Tally, Topology,
+};
 
 /// Runs `run` by `seeds` seeds, or by the one to replay; panics with the first that violates anything.
 fn try_seeds(scenario: Scenario, seeds: u64, run: impl Fn(u64) -> Outcome) -> Option<Tally> {
@@ -28,14 +30,14 @@ fn try_seeds(scenario: Scenario, seeds: u64, run: impl Fn(u64) -> Outcome) -> Op
 /// Every scheduled failure, by `seeds` seeds.
 fn hold(topology: Topology, parallelism: u32, mode: Mode, seeds: u64) {
     let scenario = Scenario { topology, parallelism, mode };
-    let run = |seed| SimulatedRun { scenario, seed }.run();
+    let run = |seed| SimulatedRun { scenario, placement: Placement::BySeed, seed }.run();
     let Some(tally) = try_seeds(scenario, seeds, run) else { return };
     match mode {
         Mode::Unaligned => {
             assert!(tally.restored_records > 0, "no in-flight data were ever restored: {tally:?}")
         }
         Mode::Aligned => assert_eq!(tally.parts_unaligned, 0),
-        Mode::AlignedWithTimeout => {
+        Mode::AlignedWithTimeout | Mode::AlignedWithLongTimeout => {
             assert!(tally.parts_unaligned > 0, "no part ever switched: {tally:?}");
             assert!(tally.parts_aligned > 0, "every part switched: {tally:?}");
         }
@@ -114,7 +116,7 @@ fn shared_survives_power_losses_unaligned() {
 #[test]
 fn the_same_seed_gives_the_same_run_and_another_seed_another() {
     let scenario = Scenario { topology: Topology::Union, parallelism: 3, mode: Mode::AlignedWithTimeout };
-    let digest = |seed| SimulatedRun { scenario, seed }.run().digest;
+    let digest = |seed| SimulatedRun { scenario, placement: Placement::BySeed, seed }.run().digest;
     assert_eq!(digest(1), digest(1));
     assert_ne!(digest(1), digest(2));
 }

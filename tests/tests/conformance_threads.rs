@@ -61,7 +61,7 @@ fn hold(topology: Topology, parallelism: u32, mode: Mode) {
             assert!(tally.restored_records > 0, "no in-flight data were ever restored: {tally:?}")
         }
         Mode::Aligned => assert_eq!(tally.parts_unaligned, 0),
-        Mode::AlignedWithTimeout => {
+        Mode::AlignedWithTimeout | Mode::AlignedWithLongTimeout => {
             assert!(tally.parts_unaligned > 0, "no part ever switched: {tally:?}");
             assert!(tally.parts_aligned > 0, "every part switched: {tally:?}");
         }

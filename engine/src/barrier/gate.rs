@@ -12,25 +12,12 @@ use super::CheckpointMode;
 use super::aborts::Aborts;
 use super::round::Round;
 use super::{Announcement, BarrierMode, Capture, ChannelKind, Mark, Ready};
+#[cfg(any(test, feature = "testing"))]
+use crate::fault::Fault;
 use thalweg_storage::CheckpointId;
 
-/// True when a test has broken the named rule.
-#[cfg(test)]
-macro_rules! broken {
-    ($gate:expr, $fault:ident) => {
-        $gate.fault == Some(Fault::$fault)
-    };
-}
-#[cfg(not(test))]
-macro_rules! broken {
-    ($gate:expr, $fault:ident) => {
-        intact()
-    };
-}
-#[cfg(not(test))]
-const fn intact() -> bool {
-    false
-}
+#[cfg(any(test, feature = "testing"))]
+mod testing;
 
 /// What one task knows about barriers.
 #[derive(Debug)]
@@ -44,8 +31,10 @@ pub struct Gate {
     finished: bool,
     newest_snapshot: Option<CheckpointId>,
     aborts: Aborts,
-    #[cfg(test)]
-    pub(super) fault: Option<Fault>,
+    #[cfg(any(test, feature = "testing"))]
+    fault: Option<Fault>,
+    #[cfg(any(test, feature = "testing"))]
+    transitions: super::transition::Transitions,
 }
 
 #[derive(Debug)]
@@ -87,8 +76,10 @@ impl Gate {
             finished: false,
             newest_snapshot: None,
             aborts: Aborts::new(),
-            #[cfg(test)]
-            fault: None,
+            #[cfg(any(test, feature = "testing"))]
+            fault: crate::fault::active(),
+            #[cfg(any(test, feature = "testing"))]
+            transitions: Default::default(),
         }
     }
 
@@ -97,7 +88,15 @@ impl Gate {
     /// A task without inputs, a finished one, one whose inputs have all ended, and any task in an unaligned round may
     /// snapshot from now on; the others wait for their cuts.
     pub fn trigger(&mut self, checkpoint: CheckpointId, mode: CheckpointMode) {
-        let Some(index) = self.find_or_open(checkpoint) else { return };
+        let Some(index) = self.find_or_open(checkpoint) else {
+            took!(self, TriggerOfOver);
+            return;
+        };
+        if self.rounds[index].started {
+            took!(self, TriggerAfterAnnouncement);
+        } else {
+            took!(self, TriggerFirst);
+        }
         if self.rounds[index].snapshotted
             || (broken!(self, TriggerForSourcesOnly) && !self.channels.is_empty())
         {
@@ -116,11 +115,25 @@ impl Gate {
         {
             return;
         }
-        let Some(index) = self.find_or_open(checkpoint) else { return };
+        let Some(index) = self.find_or_open(checkpoint) else {
+            took!(self, ExpiryOfOver);
+            return;
+        };
         if broken!(self, FirstModeSticks) && self.rounds[index].started {
             return;
         }
-        self.rounds[index].expire();
+        let round = &mut self.rounds[index];
+        let mode_before = round.mode();
+        round.expire();
+        if round.snapshotted {
+            took!(self, ExpiryAfterSnapshot);
+        } else if !round.started {
+            took!(self, ExpiryBeforeRound);
+        } else if round.mode() == mode_before {
+            took!(self, ExpiryWithoutEffect);
+        } else {
+            took!(self, ExpirySwitches);
+        }
         self.refresh();
     }
 
@@ -133,16 +146,31 @@ impl Gate {
         match mark {
             Mark::EndOfStream => {
                 self.channels[channel].end.get_or_insert(cut);
+                if self.channels[channel].capture.is_some() {
+                    took!(self, EndDuringCapture);
+                } else if self.rounds.is_empty() {
+                    took!(self, EndWithoutRound);
+                } else {
+                    took!(self, EndDuringRound);
+                }
             }
             Mark::Barrier { checkpoint, mode } => {
-                #[cfg(test)]
+                #[cfg(any(test, feature = "testing"))]
                 self.break_newer_kills_older(checkpoint);
                 let Some(index) = self.find_or_open(checkpoint) else {
-                    #[cfg(test)]
+                    #[cfg(any(test, feature = "testing"))]
                     self.break_obsolete_sets_bound(channel, cut);
+                    took!(self, AnnouncementOfOver);
                     return;
                 };
                 let heard_before = self.rounds[index].started;
+                if !heard_before {
+                    took!(self, AnnouncementFirst);
+                } else if self.rounds[index].snapshotted {
+                    took!(self, AnnouncementAfterSnapshot);
+                } else {
+                    took!(self, AnnouncementAgain);
+                }
                 let round = &mut self.rounds[index];
                 let first = round.cut(channel).is_none() && self.channels[channel].end.is_none();
                 if first || broken!(self, LaterCutReplaces) {
@@ -158,6 +186,9 @@ impl Gate {
                     round.announced(mode);
                 }
                 if round.mode() != mode_before {
+                    if heard_before {
+                        took!(self, AnnouncementSwitches);
+                    }
                     self.refresh();
                 }
             }
@@ -175,7 +206,20 @@ impl Gate {
         if known.is_some() || !broken!(self, EarlyAbortForgotten) {
             self.aborts.insert(checkpoint);
         }
-        let Some(index) = known else { return };
+        let Some(index) = known else {
+            took!(self, AbortOfUnknown);
+            return;
+        };
+        let round = &self.rounds[index];
+        if round.open_captures > 0 {
+            took!(self, AbortDuringCapture);
+        } else if round.snapshotted {
+            took!(self, AbortAfterSnapshot);
+        } else if self.ready.is_some_and(|ready| ready.checkpoint == checkpoint) {
+            took!(self, AbortOfReady);
+        } else {
+            took!(self, AbortDuringAlignment);
+        }
         for channel in &mut self.channels {
             channel.capture.take_if(|capture| capture.checkpoint == checkpoint);
         }
@@ -238,14 +282,18 @@ impl Gate {
         if ready.unaligned() && !self.finished {
             // An unaligned round is pending alone: the coordinator is done with whatever still captures.
             while let Some(older) = self.rounds.iter().find(|round| round.open_captures > 0) {
+                took!(self, SnapshotEndsOlderCapture);
                 self.abort(older.checkpoint);
             }
         }
         // A round of which only the timer was heard cannot start any more.
         while let Some(never) = self.rounds.iter().position(|r| r.checkpoint < checkpoint && !r.started) {
+            took!(self, SnapshotDropsTimer);
             self.forget(never);
         }
         let index = self.index_of(checkpoint).expect("a ready round is known");
+        #[cfg(any(test, feature = "testing"))]
+        self.note_snapshot(index, ready);
         let round = &mut self.rounds[index];
         round.snapshotted = true;
         self.newest_snapshot = self.newest_snapshot.max(Some(checkpoint));
@@ -292,6 +340,7 @@ impl Gate {
             "checkpoint {checkpoint} acknowledged before it is complete"
         );
         if let Some(index) = self.index_of(checkpoint) {
+            took!(self, Acknowledged);
             self.forget(index);
         }
     }
@@ -309,6 +358,11 @@ impl Gate {
     /// The task has finished, and announced the end of its outputs. It goes on to snapshot rounds, at once.
     pub fn finish(&mut self) {
         self.finished = true;
+        if self.rounds.is_empty() {
+            took!(self, FinishWithoutRound);
+        } else {
+            took!(self, FinishDuringRound);
+        }
         self.refresh();
     }
 
@@ -334,6 +388,11 @@ impl Gate {
         }
         if self.newest_snapshot >= Some(checkpoint) || self.aborts.contains(checkpoint) {
             return None;
+        }
+        if index < self.rounds.len() {
+            took!(self, OlderRoundHeardLater);
+        } else if self.rounds.iter().any(|round| !round.snapshotted) {
+            took!(self, RoundsOverlap);
         }
         let kinds = self.channels.iter().map(|channel| channel.kind);
         self.rounds.insert(index, Round::new(checkpoint, kinds, self.spare.pop()));
@@ -367,6 +426,9 @@ impl Gate {
                 && round.mode() == BarrierMode::AtLeastOnce)
                 || (broken!(self, EndWhenSeen) && round.cut(channel).is_none());
             if consumed >= bound || seen_is_enough {
+                if !self.rounds[index].reached(channel) {
+                    took!(self, CutReached);
+                }
                 self.rounds[index].reach(channel, kind);
             } else if !round.reached(channel) {
                 notable = notable.min(bound);
@@ -378,6 +440,7 @@ impl Gate {
             if consumed >= end {
                 facts.ended = true;
                 self.ended += 1;
+                took!(self, EndReached);
             } else {
                 notable = notable.min(end);
             }
@@ -430,7 +493,15 @@ impl Gate {
         if broken!(self, CaptureStartsLate) {
             next += 1;
         }
-        if self.bound(&self.rounds[index], channel).is_none_or(|bound| next < bound) {
+        let bound = self.bound(&self.rounds[index], channel);
+        if bound.is_none() {
+            took!(self, CaptureBeforeAnnouncement);
+        } else if bound > Some(next) {
+            took!(self, CaptureToKnownCut);
+        } else {
+            took!(self, CaptureOfNothing);
+        }
+        if bound.is_none_or(|bound| next < bound) {
             let checkpoint = self.rounds[index].checkpoint;
             self.channels[channel].capture = Some(OpenCapture { checkpoint, next });
             self.rounds[index].open_captures += 1;
@@ -445,83 +516,10 @@ impl Gate {
             "checkpoint {checkpoint} ends at batch {bound} of channel {channel}, but {next} are captured"
         );
         if next >= bound {
+            took!(self, CaptureComplete);
             self.channels[channel].capture = None;
             let index = self.index_of(checkpoint).expect("an open capture belongs to a known round");
             self.rounds[index].open_captures -= 1;
-        }
-    }
-}
-
-/// A rule broken on purpose, so that the tests can show that they would notice.
-#[cfg(test)]
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Fault {
-    /// Channels are read past cuts.
-    NeverHoldsBack,
-    /// At-least-once rounds count an announcement as reached.
-    AtLeastOnceWhenAnnounced,
-    /// The end of a stream counts as reached when it is announced.
-    EndWhenSeen,
-    /// A channel whose end is announced is not captured.
-    EndedNotCaptured,
-    /// A round keeps the mode it was first heard of with, whatever is announced or runs out later.
-    FirstModeSticks,
-    /// A timer that runs out before the round is known is forgotten.
-    EarlyExpiryForgotten,
-    /// An abort that comes before the barrier is forgotten.
-    EarlyAbortForgotten,
-    /// An abort does not release the channels that its round held back.
-    AbortKeepsHolding,
-    /// An announcement of a dead round bounds the running capture.
-    ObsoleteSetsBound,
-    /// The youngest round that can snapshot does.
-    YoungerFirst,
-    /// A younger announcement ends older rounds that still align.
-    NewerKillsOlder,
-    /// Aligned-only inputs do not delay an unaligned snapshot.
-    AlignedOnlyIgnored,
-    /// While aligned-only inputs align, other channels are read past their cuts.
-    OthersPassTheirCuts,
-    /// A second announcement moves the cut.
-    LaterCutReplaces,
-    /// The capture leaves out its first batch.
-    CaptureStartsLate,
-    /// The capture leaves out its last batch.
-    CaptureEndsEarly,
-    /// A round is complete although captures are open.
-    CompleteAtSnapshot,
-    /// Tasks with inputs ignore the trigger.
-    TriggerForSourcesOnly,
-    /// A finished task waits for its inputs.
-    FinishChangesNothing,
-}
-
-#[cfg(test)]
-impl Gate {
-    /// Rounds in use, and rounds kept for reuse.
-    pub(super) fn held_rounds(&self) -> (usize, usize) {
-        (self.rounds.len(), self.spare.len())
-    }
-
-    /// What a newer announcement must never do.
-    fn break_newer_kills_older(&mut self, checkpoint: CheckpointId) {
-        if !broken!(self, NewerKillsOlder) {
-            return;
-        }
-        while let Some(round) = self.rounds.iter().find(|r| r.checkpoint < checkpoint && !r.snapshotted) {
-            self.abort(round.checkpoint);
-        }
-    }
-
-    /// What an obsolete announcement must never do.
-    fn break_obsolete_sets_bound(&mut self, channel: usize, cut: u64) {
-        if !broken!(self, ObsoleteSetsBound) {
-            return;
-        }
-        if let Some(Capture { checkpoint, bound: None, .. }) = self.capture(channel) {
-            let index = self.rounds.iter().position(|round| round.checkpoint == checkpoint);
-            self.rounds[index.expect("captures belong to known rounds")].set_cut(channel, cut);
-            self.settle_capture(channel);
         }
     }
 }

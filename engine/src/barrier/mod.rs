@@ -53,10 +53,12 @@ pub mod aborts;
 pub mod gate;
 mod round;
 
+#[cfg(any(test, feature = "testing"))]
+pub mod simulation;
+#[cfg(any(test, feature = "testing"))]
+pub mod transition;
 #[cfg(test)]
-mod simulation;
-#[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 pub use gate::Gate;
 

@@ -148,6 +148,18 @@ impl Round {
         }
     }
 
+    /// Triggered so that no timer can turn it.
+    #[cfg(any(test, feature = "testing"))]
+    pub fn stays_aligned(&self) -> bool {
+        self.never_expires
+    }
+
+    /// Its own timer has run out, and could turn it.
+    #[cfg(any(test, feature = "testing"))]
+    pub fn timed(&self) -> bool {
+        self.expired && !self.never_expires
+    }
+
     /// True while channels must not be read past this round's cuts.
     pub fn holds_back(&self) -> bool {
         !self.snapshotted && self.mode() != BarrierMode::AtLeastOnce

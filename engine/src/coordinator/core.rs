@@ -20,7 +20,7 @@ mod workers;
 #[cfg(test)]
 mod prop_tests;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 use super::config::{CheckpointRetention, CoordinatorConfig};
 use super::event::{Action, Deployed, Event};

@@ -28,6 +28,9 @@ mod shared;
 mod stats;
 mod trigger;
 
+#[cfg(test)]
+pub(crate) use core::tests as core_tests;
+
 pub use backend::CheckpointBackend;
 pub use config::{
     CheckpointConfig, CheckpointRetention, CoordinatorConfig, ExponentialDelay, RestartStrategy,

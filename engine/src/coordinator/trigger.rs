@@ -165,7 +165,8 @@ impl Triggers {
             return None;
         }
         let fits = |mode| {
-            under_way.is_empty()
+            broken!(UnalignedOverlaps)
+                || under_way.is_empty()
                 || (may_overlap(mode) && under_way.iter().all(|other| may_overlap(other.mode)))
         };
         if let Some((request, wish)) = self.savepoints.front() {

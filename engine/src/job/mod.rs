@@ -6,6 +6,8 @@ pub mod cli;
 mod handle;
 #[cfg(all(feature = "control", unix))]
 pub mod remote;
+#[cfg(all(test, not(loom)))]
+mod rules;
 mod savepoint;
 #[cfg(feature = "testing")]
 mod simulation;

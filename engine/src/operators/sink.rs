@@ -199,6 +199,8 @@ impl<W: SinkWriter> StageControl for SinkStage<W> {
     fn list_committables(&mut self, checkpoint: CheckpointId, operators: &mut [OperatorSnapshot]) {
         let prepared = self.prepared.iter().take_while(|known| known.checkpoint <= checkpoint);
         let listed = self.committing.iter().chain(prepared).cloned();
+        let listed =
+            listed.filter(|known| known.checkpoint == checkpoint || !broken!(ListsOwnCommittablesOnly));
         if let Some(own) = operators.iter_mut().find(|operator| operator.uid == self.site.uid) {
             own.committables = listed.collect();
         }

@@ -55,11 +55,14 @@ impl Look {
     pub fn end(self, pushed: u64) -> Visible {
         let end = self.end.max(self.cut.unwrap_or(0));
         assert!(pushed >= end, "{pushed} batches pushed, but {end} announced");
+        if broken!(SeesBeyondCut) {
+            return Visible { end: pushed, again: false };
+        }
         Visible { end, again: pushed > end }
     }
 }
 
-#[cfg(test)]
+#[cfg(all(test, not(loom)))]
 mod tests {
     use super::*;
 
@@ -106,5 +109,193 @@ mod tests {
         let mut look = Look::begin(2);
         look.announced(4);
         look.end(3);
+    }
+}
+
+/// The model: a producer and a consumer over a data ring and a side ring whose indices are as weakly ordered as rtrb's (a
+/// release store by the producer, an acquire load by the consumer), under every interleaving and every outcome of weak
+/// memory that loom explores.
+#[cfg(all(test, loom))]
+mod loom_tests {
+    use super::*;
+    use loom::sync::Arc;
+    use loom::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+    use loom::thread;
+
+    /// What a model leaves as it should be, or breaks.
+    #[derive(Clone, Copy, PartialEq, Eq)]
+    enum Protocol {
+        Whole,
+        /// The consumer drains the side ring before it reads the data ring's end.
+        SideRingFirst,
+        /// The data ring's end as read after the drain is what becomes visible.
+        SeesAllAfterTheDrain,
+        /// The data ring's end is not read again after an announcement.
+        NotReadAgain,
+        /// The producer pushes beyond the cut before it announces it.
+        AnnouncesLate,
+        /// The producer publishes the data ring's end without release: a consumer may see the batch and not the
+        /// announcement in front of it.
+        RelaxedPush,
+        /// The consumer reads the data ring's end without acquire, to the same effect.
+        RelaxedRead,
+        /// The producer publishes the side ring's end without release: a consumer may see the announcement and not the data in
+        /// front of it.
+        RelaxedAnnouncement,
+    }
+
+    /// One data ring of counted batches, one side ring of cuts.
+    #[derive(Default)]
+    struct Rings {
+        pushed: AtomicU64,
+        announced: AtomicUsize,
+        cuts: [AtomicU64; 2],
+    }
+
+    impl Rings {
+        fn push(&self, protocol: Protocol) {
+            let release =
+                if protocol == Protocol::RelaxedPush { Ordering::Relaxed } else { Ordering::Release };
+            self.pushed.store(self.pushed.load(Ordering::Relaxed) + 1, release);
+        }
+
+        fn announce(&self, cut: u64, protocol: Protocol) {
+            let at = self.announced.load(Ordering::Relaxed);
+            self.cuts[at].store(cut, Ordering::Relaxed);
+            let relaxed = protocol == Protocol::RelaxedAnnouncement;
+            self.announced.store(at + 1, if relaxed { Ordering::Relaxed } else { Ordering::Release });
+        }
+
+        fn end(&self, protocol: Protocol) -> u64 {
+            let relaxed = protocol == Protocol::RelaxedRead;
+            self.pushed.load(if relaxed { Ordering::Relaxed } else { Ordering::Acquire })
+        }
+    }
+
+    /// The consumer's side: what it has drained and what it may see.
+    #[derive(Default)]
+    struct Consumer {
+        drained: Vec<u64>,
+        visible: u64,
+    }
+
+    impl Consumer {
+        fn drain(&mut self, rings: &Rings, mut each: impl FnMut(u64)) {
+            while self.drained.len() < rings.announced.load(Ordering::Acquire) {
+                let cut = rings.cuts[self.drained.len()].load(Ordering::Relaxed);
+                self.drained.push(cut);
+                each(cut);
+            }
+        }
+
+        fn look(&mut self, rings: &Rings, protocol: Protocol) {
+            if protocol == Protocol::SideRingFirst {
+                self.drain(rings, |_| {});
+                self.visible = rings.end(protocol);
+                return;
+            }
+            let end = rings.end(protocol);
+            let mut look = Look::begin(end);
+            self.drain(rings, |cut| look.announced(cut));
+            let rereads = look.rereads() && protocol != Protocol::NotReadAgain;
+            let again = if rereads { rings.end(protocol) } else { end };
+            let seen = look.end(again);
+            self.visible = if protocol == Protocol::SeesAllAfterTheDrain { again } else { seen.end };
+        }
+    }
+
+    /// The producer pushes a batch, announces cut 1, pushes another, announces cut 2, pushes a third. The consumer looks
+    /// `looks` times, and must always know of every cut at or below what it sees, unless that is the very end of what it sees.
+    fn model(looks: usize, protocol: Protocol) {
+        let mut model = loom::model::Builder::new();
+        model.preemption_bound = Some(4);
+        model.check(move || {
+            let rings = Arc::new(Rings::default());
+            let theirs = Arc::clone(&rings);
+            let producer = thread::spawn(move || {
+                for cut in 1..=2 {
+                    theirs.push(protocol);
+                    if protocol == Protocol::AnnouncesLate {
+                        theirs.push(protocol);
+                        theirs.announce(2 * cut - 1, protocol);
+                    } else {
+                        theirs.announce(cut, protocol);
+                    }
+                }
+                theirs.push(protocol);
+            });
+            let cuts = if protocol == Protocol::AnnouncesLate { [1, 3] } else { [1, 2] };
+            let mut consumer = Consumer::default();
+            for _ in 0..looks {
+                let before = consumer.visible;
+                consumer.look(&rings, protocol);
+                assert!(consumer.visible >= before, "what was visible has gone");
+                let unseen = cuts.iter().find(|cut| !consumer.drained.contains(cut));
+                assert!(
+                    unseen.is_none_or(|cut| consumer.visible <= *cut),
+                    "{} batches are visible, beyond an unseen cut",
+                    consumer.visible
+                );
+            }
+            producer.join().unwrap();
+            if protocol == Protocol::Whole {
+                // One look may stop at an announced cut; the next shows the rest.
+                consumer.look(&rings, protocol);
+                consumer.look(&rings, protocol);
+                assert_eq!((consumer.visible, consumer.drained.len()), (3, 2));
+            }
+        });
+    }
+
+    #[test]
+    fn one_look_never_shows_data_beyond_an_unseen_cut() {
+        model(1, Protocol::Whole);
+    }
+
+    #[test]
+    fn further_looks_show_ever_more_and_nothing_beyond_an_unseen_cut() {
+        model(3, Protocol::Whole);
+    }
+
+    #[test]
+    #[should_panic(expected = "beyond an unseen cut")]
+    fn reading_the_side_ring_first_shows_data_beyond_an_unseen_cut() {
+        model(1, Protocol::SideRingFirst);
+    }
+
+    #[test]
+    #[should_panic(expected = "beyond an unseen cut")]
+    fn seeing_all_that_is_there_after_the_drain_shows_data_beyond_an_unseen_cut() {
+        model(1, Protocol::SeesAllAfterTheDrain);
+    }
+
+    #[test]
+    #[should_panic(expected = "announced")]
+    fn an_announcement_without_another_read_of_the_end_is_noticed() {
+        model(1, Protocol::NotReadAgain);
+    }
+
+    #[test]
+    #[should_panic(expected = "beyond an unseen cut")]
+    fn pushing_beyond_the_cut_before_it_is_announced_is_noticed() {
+        model(1, Protocol::AnnouncesLate);
+    }
+
+    #[test]
+    #[should_panic(expected = "beyond an unseen cut")]
+    fn a_push_without_release_overtakes_the_announcement_in_front_of_it() {
+        model(1, Protocol::RelaxedPush);
+    }
+
+    #[test]
+    #[should_panic(expected = "beyond an unseen cut")]
+    fn reading_the_end_without_acquire_misses_the_announcement_in_front_of_it() {
+        model(1, Protocol::RelaxedRead);
+    }
+
+    #[test]
+    #[should_panic(expected = "announced")]
+    fn an_announcement_without_release_overtakes_its_data() {
+        model(1, Protocol::RelaxedAnnouncement);
     }
 }

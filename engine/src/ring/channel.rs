@@ -84,7 +84,7 @@ pub fn channel<T>(spec: ChannelSpec, restored: Restored<T>) -> (Sender<T>, Recei
     // As many as can be on their way at once, and the current one.
     let (empties_in, empties_out) = rtrb::RingBuffer::new(spec.ring_batches + 2);
     let (side_in, side_out) = rtrb::RingBuffer::new(spec.side_entries);
-    let pushed = restored.len() as u64;
+    let pushed = if broken!(RestoredUncounted) { 0 } else { restored.len() as u64 };
     let dropped_batches = Arc::new(AtomicUsize::new(0));
     let sender = Sender {
         ring: ring_in,
@@ -183,7 +183,9 @@ impl<T> Sender<T> {
     pub fn announce(&mut self, announcement: Announcement) {
         assert_eq!(announcement.cut, self.pushed, "a cut lies elsewhere than where it is announced");
         assert!(self.side.push(announcement).is_ok(), "announced into a full side ring");
-        self.doorbell.ring();
+        if !broken!(AnnouncesSilently) {
+            self.doorbell.ring();
+        }
     }
 
     /// Sends waiting batches, and the batch being filled if its consumer has nothing to do, if its oldest record is

@@ -282,6 +282,10 @@ impl<T: Data> Inputs<T> {
         self.forget_prepared();
         for index in 0..self.channels.len() {
             if !self.channels[index].receiver.current().is_empty() {
+                if broken!(PartialBatchLeftOut) {
+                    let position = self.channels[index].receiver.consumed();
+                    gate.captured(self.first_index + index, position + 1);
+                }
                 self.capture_next(gate, index);
             }
         }

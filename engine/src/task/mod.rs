@@ -8,7 +8,7 @@ mod operator_task;
 mod part;
 mod source;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 pub use body::{Body, OneInput, TwoInput};
 pub use inputs::{Input, Inputs};

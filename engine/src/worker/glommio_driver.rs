@@ -6,9 +6,10 @@
 //! - no panic unwinds through the executor, and no future of ours is left in it when it is dropped.
 //!
 //! What glommio does that shapes this code:
-//! - An executor can park although a task is runnable, when it was preempted just after it had armed its timer. The
-//!   heartbeat ends such a park. It beats more often than the executor preempts ([`PREEMPT`]), so when a preemption is
-//!   what stopped the task, the heartbeat is due as well and the executor does not park at all.
+//! - An executor arms its preemption timer, then runs its tasks; if the timer has run out in between, because the kernel has
+//!   held up the thread, it runs none, takes that for having none, and parks. The tasks that it has not run may be all
+//!   there are, the heartbeat too, whose timer then is not armed: such a park never ends. So that timer never runs out
+//!   ([`PREEMPT`]); nobody needs it, as a worker that is busy waits for nothing in the reactor.
 //! - `yield_now` does not run the reactor, so a worker never idles by staying runnable: it parks.
 //! - A panic in a future unwinds the executor or aborts the process: [`caught`] stops it before that.
 //! - Pending futures leak when an executor is dropped: the root future ends by a command, the heartbeat is cancelled and
@@ -34,9 +35,9 @@ use std::sync::mpsc::SyncSender;
 use std::task::Poll;
 use std::time::Duration;
 
-/// How often a busy worker lets its executor run its reactor. Nothing there waits for it: rounds count as heartbeats and
-/// carry the time. Above [`HEARTBEAT_IDLE`], see the top of this file.
-const PREEMPT: Duration = Duration::from_millis(50);
+/// Never, as far as any kernel holds up a thread; see the top of this file. A busy worker's rounds count as heartbeats and carry
+/// the time, and one that parks lets its executor run everything else.
+const PREEMPT: Duration = Duration::from_secs(30 * 24 * 60 * 60);
 
 /// How long an executor polls its rings before it parks; works for pinned ones only. Short, as the worker has polled its
 /// tasks for a while already, and each heartbeat of an idle worker pays it again.

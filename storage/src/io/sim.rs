@@ -98,6 +98,8 @@ struct ArmedFault {
     kind: OpKind,
     skip: u64,
     fault: Fault,
+    /// Only operations whose path contains this.
+    in_path: &'static str,
 }
 
 impl SimDisk {
@@ -148,7 +150,12 @@ impl SimDisk {
     /// Makes an operation of `kind` fail after `skip` others of it, which this failure leaves alone. A failed operation
     /// changes nothing, but for a sync (see [`Fault::Io`]).
     pub fn fail_after(&self, kind: OpKind, skip: u64, fault: Fault) {
-        self.lock().faults.push(ArmedFault { kind, skip, fault });
+        self.lock().faults.push(ArmedFault { kind, skip, fault, in_path: "" });
+    }
+
+    /// Makes the next operation of this kind fail whose path contains `in_path`.
+    pub fn fail_next_in(&self, in_path: &'static str, kind: OpKind, fault: Fault) {
+        self.lock().faults.push(ArmedFault { kind, skip: 0, fault, in_path });
     }
 
     /// How many failures are queued that have not happened yet.
@@ -292,7 +299,7 @@ impl State {
         }
         let kind = OpKind::of(&request);
         let path = self.path_of(&request);
-        let answer = match self.take_fault(kind) {
+        let answer = match self.take_fault(kind, &path) {
             Some(fault) => self.fail(request, fault),
             None => self.effect(request),
         };
@@ -300,11 +307,13 @@ impl State {
         answer
     }
 
-    fn take_fault(&mut self, kind: OpKind) -> Option<Fault> {
-        let armed = self.faults.iter().position(|armed| armed.kind == kind && armed.skip == 0);
+    fn take_fault(&mut self, kind: OpKind, path: &Path) -> Option<Fault> {
+        let path = path.to_string_lossy();
+        let meant = |armed: &ArmedFault| armed.kind == kind && path.contains(armed.in_path);
+        let armed = self.faults.iter().position(|armed| meant(armed) && armed.skip == 0);
         let taken = armed.map(|index| self.faults.remove(index).fault);
         if taken.is_none() {
-            self.faults.iter_mut().filter(|armed| armed.kind == kind).for_each(|armed| armed.skip -= 1);
+            self.faults.iter_mut().filter(|armed| meant(armed)).for_each(|armed| armed.skip -= 1);
         }
         taken
     }

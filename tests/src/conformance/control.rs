@@ -13,12 +13,27 @@ pub const FAILURES: u64 = 5;
 /// Completed checkpoints before a job may end.
 const COMPLETED_MIN: u64 = 10;
 
+/// What can be wrong with a value that a sink gets.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Misdelivery {
+    /// Values in front of it never came.
+    Lost,
+    /// It came before.
+    Duplicated,
+    /// A later one came before it.
+    OutOfOrder,
+}
+
 /// Shared by all parts of one job, over all of its attempts.
 pub struct Control {
     /// Time between checkpoints.
     pub interval: Duration,
     /// Number of splits of each source.
     pub splits: u64,
+    /// Whether the values of a split may come in any order.
+    unordered: bool,
+    /// Failures that the job's driver caused.
+    injected: AtomicU64,
     /// Whether the job fails by the schedule; else it ends when told to.
     scheduled: bool,
     told_to_end: AtomicBool,
@@ -30,6 +45,8 @@ pub struct Control {
     failures: [AtomicU64; FAILURES as usize],
     /// What went wrong.
     violations: Mutex<Vec<String>>,
+    /// Values lost, duplicated and out of order, as the sinks saw them.
+    misdelivered: [AtomicU64; 3],
     /// Number of values that each split emitted in all, by source and split.
     ends: Mutex<BTreeMap<(u64, u64), u64>>,
 }
@@ -37,26 +54,49 @@ pub struct Control {
 impl Control {
     /// For a job with `splits` splits per source that fails by the schedule and then ends.
     pub fn new(interval: Duration, splits: u64) -> Arc<Self> {
-        Self::with_schedule(interval, splits, true)
+        Arc::new(Self::with_schedule(interval, splits, true))
     }
 
     /// For a job that goes on until [`Control::end`], whatever happens to it meanwhile.
     pub fn unscheduled(interval: Duration, splits: u64) -> Arc<Self> {
-        Self::with_schedule(interval, splits, false)
+        Arc::new(Self::with_schedule(interval, splits, false))
     }
 
-    fn with_schedule(interval: Duration, splits: u64, scheduled: bool) -> Arc<Self> {
-        Arc::new(Control {
+    /// For a job that does not keep the order of a split's values, and ends when its driver says so.
+    pub fn unordered(interval: Duration, splits: u64) -> Arc<Self> {
+        Arc::new(Control { unordered: true, ..Self::with_schedule(interval, splits, false) })
+    }
+
+    fn with_schedule(interval: Duration, splits: u64, scheduled: bool) -> Self {
+        Control {
             interval,
             splits,
+            unordered: false,
+            injected: AtomicU64::new(0),
             scheduled,
             told_to_end: AtomicBool::new(false),
             completed: AtomicU64::new(0),
             completed_in_run: AtomicU64::new(0),
             failures: Default::default(),
             violations: Mutex::default(),
+            misdelivered: Default::default(),
             ends: Mutex::default(),
-        })
+        }
+    }
+
+    /// True when the values of a split may come in any order.
+    pub(super) fn is_unordered(&self) -> bool {
+        self.unordered
+    }
+
+    /// The job's driver has caused a failure.
+    pub fn injected(&self) {
+        self.injected.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// All failures caused, by parts of the job and its driver.
+    pub fn failures_in_all(&self) -> u64 {
+        self.failures().iter().sum::<u64>() + self.injected.load(Ordering::Relaxed)
     }
 
     /// The failing operator begins a run with `completed` checkpoints in its state.
@@ -109,6 +149,17 @@ impl Control {
         if violations.len() < 20 {
             violations.push(what);
         }
+    }
+
+    /// A sink got a value that it must not have got, or not yet.
+    pub(super) fn misdelivered(&self, how: Misdelivery, what: String) {
+        self.misdelivered[how as usize].fetch_add(1, Ordering::Relaxed);
+        self.violated(what);
+    }
+
+    /// Values lost, duplicated and out of order, as the sinks saw them.
+    pub fn misdeliveries(&self) -> [u64; 3] {
+        self.misdelivered.each_ref().map(|count| count.load(Ordering::Relaxed))
     }
 
     /// The first twenty violations.

@@ -6,17 +6,25 @@
 //! then ends; its output must hold every value exactly once.
 //!
 //! In reading order: `control` (what the parts of a job tell each other, and the failure schedule), `record`, `source`,
-//! `operators`, `sink`, `topology` (the jobs), `run` (on real workers or simulated ones, and the verdict).
+//! `operators`, `sink`, `topology` (the jobs), `verdict`, `run` (on real workers or simulated ones), `case` (the named cases).
 
+pub mod case;
 mod control;
+mod changed_mode;
 mod operators;
+mod parcel;
 mod record;
 pub mod rescale;
 mod run;
 mod sink;
 mod source;
+mod stress;
+mod topologies;
 mod topology;
+mod verdict;
 
-pub use control::{Control, FAILURES};
-pub use run::{CrashRun, Outcome, RealRun, SimulatedRun, Tally};
-pub use topology::{Mode, Scenario, Topology};
+pub use case::{Case, Family};
+pub use control::{Control, FAILURES, Misdelivery};
+pub use run::{CrashRun, RealRun, SimulatedRun};
+pub use topology::{Mode, Placement, Scenario, Topology};
+pub use verdict::{Outcome, Tally};

@@ -14,7 +14,7 @@ pub fn encode(tag: Tag, value: u64) -> u64 {
 /// Source and value of a record; `None` for one that no source can have made.
 pub fn decode(record: u64) -> Option<(Tag, u64)> {
     let (tag, value) = ((record >> 32) ^ HEADER, record & u64::from(u32::MAX));
-    (tag < 3).then_some((tag, value))
+    (tag < 4).then_some((tag, value))
 }
 
 /// The same value under another tag; damage stays.

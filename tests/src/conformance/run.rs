@@ -1,92 +1,24 @@
 //! Runs one job, on real workers or on simulated ones, and judges it.
 
-use super::control::{Control, FAILURES};
-use super::operators::FAREWELL_VALUES;
-use super::record::decode;
+use super::control::Control;
 use super::sink::VerifyingSink;
-use super::topology::{Scenario, Topology};
-use std::collections::BTreeMap;
+use super::topology::{Placement, Scenario};
+use super::verdict::{Outcome, Verdict, Watch, judge};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use thalweg::connector::MemorySink;
-use thalweg::coordinator::CheckpointStats;
 use thalweg::job::{EngineBuilder, Simulation, SimulationOptions};
-use thalweg::{DriverChoice, Engine, Error, RestartStrategy};
+use thalweg::{DriverChoice, Engine, RestartStrategy};
 use thalweg_storage::io::{CrashProfile, Fault, OpKind, SimDisk};
 
 /// A job that takes longer than this is stuck. Generous: the machine is busy on purpose.
-const WATCHDOG: Duration = Duration::from_secs(120);
+const WATCHDOG: Duration = Duration::from_secs(300);
 
 /// A simulated job that takes more steps is stuck.
 const STEPS_MAX: u64 = 1_000_000;
 
-/// What checkpoints of a job, or of several, were like.
-#[derive(Clone, Debug, Default)]
-pub struct Tally {
-    /// In-flight records that restarts restored.
-    pub restored_records: u64,
-    /// Tasks' parts of checkpoints that were aligned.
-    pub parts_aligned: u64,
-    /// Tasks' parts of checkpoints that were unaligned.
-    pub parts_unaligned: u64,
-    /// Values that were committed.
-    pub values: u64,
-    /// Jobs.
-    pub jobs: u64,
-}
-
-impl Tally {
-    /// Adds another job's, or jobs'.
-    pub fn add(&mut self, other: &Tally) {
-        self.restored_records += other.restored_records;
-        self.parts_aligned += other.parts_aligned;
-        self.parts_unaligned += other.parts_unaligned;
-        self.values += other.values;
-        self.jobs += other.jobs;
-    }
-}
-
-/// How a job went.
-#[derive(Clone, Debug)]
-pub struct Outcome {
-    /// What must not have happened; empty for a good run.
-    pub violations: Vec<String>,
-    /// What its checkpoints were like.
-    pub tally: Tally,
-    /// A digest of every operation on the simulated disk, for comparing runs.
-    pub digest: u64,
-}
-
-/// Watches a job's checkpoints, of which the engine shows only the latest.
-#[derive(Default)]
-struct Watch {
-    /// By restart.
-    restored: BTreeMap<u64, u64>,
-    /// Aligned and unaligned parts, by checkpoint.
-    parts: BTreeMap<u64, (u64, u64)>,
-}
-
-impl Watch {
-    fn look(&mut self, stats: &CheckpointStats) {
-        self.restored.insert(stats.restarts, stats.restored_records);
-        for record in &stats.history {
-            self.parts
-                .insert(record.id.0, (u64::from(record.tasks_aligned), u64::from(record.tasks_unaligned)));
-        }
-    }
-
-    fn tally(&self, values: u64) -> Tally {
-        Tally {
-            restored_records: self.restored.values().sum(),
-            parts_aligned: self.parts.values().map(|(aligned, _)| aligned).sum(),
-            parts_unaligned: self.parts.values().map(|(_, unaligned)| unaligned).sum(),
-            values,
-            jobs: 1,
-        }
-    }
-}
-
-fn settings(
+/// What all jobs have in common.
+pub fn settings(
     scenario: &Scenario,
     ring_batches: usize,
     batch_records: usize,
@@ -101,68 +33,6 @@ fn settings(
         .batch_records(batch_records)
         .buffer_timeout(Duration::from_millis(2))
         .restart_strategy(RestartStrategy::FixedDelay { attempts: 100, delay: Duration::from_millis(3) })
-}
-
-fn judge(
-    scenario: &Scenario,
-    control: &Control,
-    committed: &MemorySink<u64>,
-    stats: &CheckpointStats,
-    ended: Option<Result<(), Error>>,
-) -> (Vec<String>, u64) {
-    let mut violations = control.violations();
-    match ended {
-        Some(Ok(())) => {}
-        Some(Err(error)) => violations.push(format!("the job ended badly: {error}")),
-        None => violations.push(format!("the job is stuck: {stats:?}")),
-    }
-    if control.is_scheduled()
-        && (control.failures() != vec![1; FAILURES as usize] || stats.restarts != FAILURES)
-    {
-        violations.push(format!(
-            "failures per run {:?} and {} restarts, where each of {FAILURES} runs should fail once; history {:?}",
-            control.failures(),
-            stats.restarts,
-            stats.history,
-        ));
-    }
-    let ends = control.ends();
-    let mut seen: BTreeMap<(u64, u64), Vec<u64>> = BTreeMap::new();
-    let committed = committed.committed();
-    for record in committed.iter().flatten() {
-        let Some((tag, value)) = decode(*record) else {
-            violations.push(format!("committed: damaged record {record:#018x}"));
-            continue;
-        };
-        seen.entry((tag, value % control.splits)).or_default().push(value);
-    }
-    for &(tag, source) in scenario.tags() {
-        for split in 0..control.splits {
-            let end_of = |tag| ends.get(&(tag, split)).copied();
-            let end = match scenario.topology {
-                Topology::MultiInput => end_of(0).min(end_of(1)).min(end_of(2)),
-                _ => end_of(source),
-            };
-            let Some(end) = end else {
-                violations.push(format!("source {source} split {split} did not end"));
-                continue;
-            };
-            let end = if end == 0 { 0 } else { end + FAREWELL_VALUES };
-            let expected = (0..end).map(|n| split + n * control.splits);
-            let got = seen.remove(&(tag, split)).unwrap_or_default();
-            if !got.iter().copied().eq(expected) {
-                violations.push(format!(
-                    "committed: tag {tag} split {split} has {} values up to {:?} where {end} were emitted",
-                    got.len(),
-                    got.iter().max(),
-                ));
-            }
-        }
-    }
-    if !seen.is_empty() {
-        violations.push(format!("committed: values of unknown splits {:?}", seen.keys()));
-    }
-    (violations, committed.iter().map(|records| records.len() as u64).sum())
 }
 
 /// A job on real workers.
@@ -203,9 +73,9 @@ impl RealRun {
         }
         let stats = job.metrics().checkpoints;
         let stuck = ended.is_none().then(|| format!("{:?}", job.metrics().tasks));
-        let (mut violations, values) = judge(scenario, &control, &committed, &stats, ended);
-        violations.extend(stuck);
-        Outcome { violations, tally: watch.tally(values), digest: 0 }
+        let mut verdict = judge(scenario, &control, &committed, &stats, ended);
+        verdict.violations.extend(stuck);
+        watch.outcome(&control, verdict, 0)
     }
 }
 
@@ -214,6 +84,8 @@ impl RealRun {
 pub struct SimulatedRun {
     /// The job.
     pub scenario: Scenario,
+    /// Where its subtasks run.
+    pub placement: Placement,
     /// Decides everything else.
     pub seed: u64,
 }
@@ -227,7 +99,7 @@ impl SimulatedRun {
         let committed = MemorySink::new();
         let sink = VerifyingSink { control: control.clone(), committed: committed.clone() };
         let builder = settings(scenario, 1 + seed % 2, 2 + seed % 5, interval)
-            .workers(1 + seed % 7)
+            .workers(self.placement.workers(scenario.parallelism, self.seed))
             .max_concurrent_checkpoints(1 + seed % 3)
             .checkpoint_dir("/checkpoints");
         let options = SimulationOptions::seeded(self.seed);
@@ -241,9 +113,9 @@ impl SimulatedRun {
         }
         let metrics = simulation.metrics();
         let stuck = ended.is_none().then(|| format!("{:?} {:?}", simulation.now(), metrics.tasks));
-        let (mut violations, values) = judge(scenario, &control, &committed, &metrics.checkpoints, ended);
-        violations.extend(stuck);
-        Outcome { violations, tally: watch.tally(values), digest: digest(&simulation) }
+        let mut verdict = judge(scenario, &control, &committed, &metrics.checkpoints, ended);
+        verdict.violations.extend(stuck);
+        watch.outcome(&control, verdict, digest(&simulation))
     }
 }
 
@@ -297,7 +169,7 @@ impl CrashRun {
                 Ok(simulation) => simulation,
                 Err(error) => {
                     let violations = vec![format!("life {life} does not start: {error}; before: {lives:?}")];
-                    return Outcome { violations, tally: watch.tally(0), digest: 0 };
+                    return watch.outcome(&control, Verdict { violations, ..Verdict::default() }, 0);
                 }
             };
             if last {
@@ -305,14 +177,14 @@ impl CrashRun {
                 let mut ended = None;
                 while ended.is_none() && simulation.steps() < STEPS_MAX {
                     ended = simulation.run_until_finished(100);
-                    watch.look(&simulation.metrics().checkpoints);
+                    watch.look_at_life(&simulation.metrics().checkpoints, life);
                 }
                 let stats = simulation.metrics().checkpoints;
-                let (mut violations, values) = judge(scenario, &control, &committed, &stats, ended);
-                if !violations.is_empty() {
-                    violations.push(format!("lives: {lives:?}"));
+                let mut verdict = judge(scenario, &control, &committed, &stats, ended);
+                if !verdict.violations.is_empty() {
+                    verdict.violations.push(format!("lives: {lives:?}"));
                 }
-                return Outcome { violations, tally: watch.tally(values), digest: digest(&simulation) };
+                return watch.outcome(&control, verdict, digest(&simulation));
             }
             let faults: Vec<_> = (0..random.below(3))
                 .map(|_| (FAULTS[random.below(FAULTS.len() as u64) as usize], random.below(200)))
@@ -331,7 +203,7 @@ impl CrashRun {
                 simulation.step();
             }
             let stats = simulation.metrics().checkpoints;
-            watch.restored.insert(life * 1_000 + stats.restarts, stats.restored_records);
+            watch.look_at_life(&stats, life);
             let profile =
                 [CrashProfile::LoseAll, CrashProfile::KeepAll, CrashProfile::Prefix, CrashProfile::Weak]
                     [random.below(4) as usize];
@@ -349,10 +221,11 @@ impl CrashRun {
 }
 
 /// The SplitMix64 generator.
-struct Random(u64);
+pub struct Random(pub u64);
 
 impl Random {
-    fn next(&mut self) -> u64 {
+    /// Any number.
+    pub fn next(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
         let mut z = self.0;
         z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
@@ -361,7 +234,7 @@ impl Random {
     }
 
     /// A number below `bound`, which is not zero.
-    fn below(&mut self, bound: u64) -> u64 {
+    pub fn below(&mut self, bound: u64) -> u64 {
         self.next() % bound
     }
 }

@@ -3,7 +3,7 @@
 //! A split's value below the last one is out of order, one equal to it a duplicate, a gap a loss. The last values are
 //! the writer's state: they roll back with a restore.
 
-use super::control::Control;
+use super::control::{Control, Misdelivery};
 use super::record::{Tag, decode};
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -71,6 +71,9 @@ impl VerifyingWriter {
         let Some((tag, value)) = decode(record) else {
             return self.control.violated(format!("sink: damaged record {record:#018x}"));
         };
+        if self.control.is_unordered() {
+            return;
+        }
         let splits = self.control.splits;
         let key = (tag, value % splits);
         let last = self.last.insert(key, value);
@@ -78,15 +81,18 @@ impl VerifyingWriter {
         if value == expected {
             return;
         }
-        let what = match last {
-            Some(last) if value == last => "duplicate",
-            Some(last) if value < last => "out of order",
-            _ => "lost",
+        let how = match last {
+            Some(last) if value == last => Misdelivery::Duplicated,
+            Some(last) if value < last => Misdelivery::OutOfOrder,
+            _ => Misdelivery::Lost,
         };
-        self.control.violated(format!(
-            "sink {}: {what}: source {tag} split {} brings {value} after {last:?}",
-            self.subtask, key.1
-        ));
+        self.control.misdelivered(
+            how,
+            format!(
+                "sink {}: {how:?}: source {tag} split {} brings {value} after {last:?}",
+                self.subtask, key.1
+            ),
+        );
     }
 }
 

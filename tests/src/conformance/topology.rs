@@ -33,6 +33,33 @@ pub enum Mode {
     Aligned,
     /// Barriers wait, for a millisecond.
     AlignedWithTimeout,
+    /// Barriers wait, for five milliseconds.
+    AlignedWithLongTimeout,
+}
+
+/// On which workers the subtasks of a job run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Placement {
+    /// All on one.
+    SameCore,
+    /// Each partition on one of its own, so that every channel between two partitions crosses.
+    CrossCore,
+    /// Several partitions on each of several.
+    Mixed,
+    /// As the seed has it.
+    BySeed,
+}
+
+impl Placement {
+    /// Number of workers for a job of this parallelism: partition p runs on worker p mod workers.
+    pub fn workers(self, parallelism: u32, seed: u64) -> usize {
+        match self {
+            Placement::SameCore => 1,
+            Placement::CrossCore => parallelism as usize,
+            Placement::Mixed => (parallelism as usize).div_ceil(3).max(2),
+            Placement::BySeed => 1 + (seed % 7) as usize,
+        }
+    }
 }
 
 /// What to run.
@@ -53,6 +80,7 @@ impl Mode {
             Mode::Unaligned => CheckpointMode::Unaligned,
             Mode::Aligned => CheckpointMode::Aligned,
             Mode::AlignedWithTimeout => CheckpointMode::AlignedWithTimeout(Duration::from_millis(1)),
+            Mode::AlignedWithLongTimeout => CheckpointMode::AlignedWithTimeout(Duration::from_millis(5)),
         }
     }
 }

@@ -93,6 +93,20 @@ pub fn run_step(root: &Path, step: Step) -> Result<(), String> {
     }
 }
 
+/// Builds the conformance campaign for speed and runs it with `arguments`.
+///
+/// # Errors
+/// It did not build, or something was violated.
+pub fn conformance(root: &Path, arguments: &[String]) -> Result<(), String> {
+    let status = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()))
+        .args(["run", "--release", "--quiet", "--package", "thalweg-tests", "--bin", "conformance", "--"])
+        .args(arguments)
+        .current_dir(root)
+        .status()
+        .map_err(|error| format!("cannot run cargo: {error}"))?;
+    if status.success() { Ok(()) } else { Err(format!("the campaign ended with {status}")) }
+}
+
 /// Runs the loom models of every package that has some.
 fn loom(root: &Path) -> Result<(), String> {
     let mut flags = std::env::var_os("RUSTFLAGS").unwrap_or_default();

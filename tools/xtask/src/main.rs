@@ -28,6 +28,13 @@ enum Command {
         /// The step.
         step: ci::Step,
     },
+    /// Runs the named cases of conformance; `cargo xtask conformance --help` says how.
+    #[command(disable_help_flag = true)]
+    Conformance {
+        /// Passed on.
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        arguments: Vec<String>,
+    },
     /// Checks the rules that neither the compiler nor clippy knows.
     Tidy,
     /// Renders storage/FORMAT.md from the module docs of the format files.
@@ -43,6 +50,7 @@ fn main() -> ExitCode {
     let outcome = match Arguments::parse().command {
         Command::Test => ci::run_all(&root),
         Command::CiStep { step } => ci::run_step(&root, step),
+        Command::Conformance { arguments } => ci::conformance(&root, &arguments),
         Command::Tidy => tidy::run(&root),
         Command::Format { check: true } => format::check(&root),
         Command::Format { check: false } => format::write(&root),

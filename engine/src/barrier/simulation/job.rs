@@ -1,9 +1,13 @@
 //! The running job: tasks, channels, coordinator, and the steps that a schedule may take.
 
+mod checks;
+mod steps;
+
 use super::CheckpointMode;
 use super::plan::{Plan, Rng, TIMEOUT};
-use crate::barrier::gate::Fault;
-use crate::barrier::{Announcement, BarrierMode, ChannelKind, Gate, Look, Mark};
+use crate::barrier::transition::Transitions;
+use crate::barrier::{Announcement, BarrierMode, Gate, Look};
+use crate::fault::Fault;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use thalweg_storage::CheckpointId;
 
@@ -11,6 +15,7 @@ use thalweg_storage::CheckpointId;
 const STEPS_MAX: usize = 50_000;
 
 /// A mistake of the task that drives the gate.
+#[cfg_attr(not(test), expect(dead_code, reason = "only tests make mistakes"))]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum DriverFault {
     SideRingFirst,
@@ -27,14 +32,28 @@ pub enum DriverFault {
 /// What a schedule came to.
 #[derive(Debug, Default)]
 pub struct Outcome {
+    /// What must not have happened.
     pub violation: Option<String>,
+    /// Checkpoints completed.
     pub completed: usize,
+    /// Savepoints among them.
+    pub savepoints: usize,
+    /// Checkpoints aborted.
+    pub aborted: usize,
+    /// Crashes, each followed by a restore.
+    pub crashes: usize,
+    /// In-flight records that channels' captures hold.
     pub captured_records: usize,
+    /// In-flight records that restores brought back.
     pub restored_records: usize,
+    /// Captures of a batch that was half processed.
     pub partial_batches: usize,
     /// Snapshots of timeout rounds that had turned unaligned.
     pub switched: usize,
+    /// Snapshots of tasks that had finished.
     pub finished_snapshots: usize,
+    /// What the gates went through.
+    pub transitions: Transitions,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -200,10 +219,15 @@ impl<'a> Job<'a> {
         job
     }
 
+    fn count_transitions(&mut self) {
+        self.tasks.iter().for_each(|task| self.outcome.transitions.add(task.gate.transitions()));
+    }
+
     /// Runs until nothing is left to do.
     pub fn run(mut self) -> Outcome {
         let result = self.run_steps();
         self.outcome.violation = result.err();
+        self.count_transitions();
         self.outcome
     }
 
@@ -248,6 +272,7 @@ impl<'a> Job<'a> {
 
     /// Starts an attempt from the last completed checkpoint.
     fn start(&mut self) {
+        self.count_transitions();
         let plan = self.plan;
         let from = self.completed.clone();
         self.pending.clear();
@@ -256,7 +281,7 @@ impl<'a> Job<'a> {
             .map(|task| {
                 let kinds = plan.tasks[task].inputs.iter().map(|&channel| plan.channels[channel].kind);
                 let mut gate = Gate::new(kinds.collect());
-                gate.fault = self.gate_fault;
+                gate.break_rule(self.gate_fault);
                 let snapshot = from.as_ref().map(|snapshots| &snapshots[task]);
                 Task {
                     gate,
@@ -497,6 +522,7 @@ impl<'a> Job<'a> {
             Step::Trigger => self.trigger(),
             Step::Abort => {
                 self.aborts -= 1;
+                self.outcome.aborted += 1;
                 let nth = self.rng.below(self.pending.len());
                 let checkpoint = *self.pending.keys().nth(nth).expect("enabled");
                 self.pending.remove(&checkpoint);
@@ -516,276 +542,8 @@ impl<'a> Job<'a> {
             }
             Step::Crash => {
                 self.crashes -= 1;
+                self.outcome.crashes += 1;
                 self.start();
-            }
-        }
-        Ok(())
-    }
-
-    fn command(&mut self, task: usize) {
-        let state = &mut self.tasks[task];
-        match state.mailbox.pop_front().expect("enabled") {
-            Command::Trigger(checkpoint, mode) => state.gate.trigger(checkpoint, mode),
-            Command::Abort(checkpoint) => {
-                state.gate.abort(checkpoint);
-                assert!(state.gate.is_aborted(checkpoint) || self.gate_fault.is_some());
-            }
-        }
-        let gate = &state.gate;
-        state.held.retain(|held| !gate.is_aborted(held.checkpoint));
-    }
-
-    fn drain(&mut self, channel: usize) {
-        let (task, input) = self.input(channel);
-        let state = &mut self.channels[channel];
-        let announcement = state.side.pop_front().expect("enabled");
-        if let Reading::Draining(look) = &mut state.reading {
-            look.announced(announcement.cut);
-        }
-        self.tasks[task].gate.announce(input, announcement);
-    }
-
-    fn process(&mut self, channel: usize) -> Result<(), Violation> {
-        let (task, input) = self.input(channel);
-        let next = self.tasks[task].gate.capture(input).map(|capture| capture.next);
-        let uncaptured = next.is_some_and(|next| next <= self.channels[channel].consumed);
-        if uncaptured && !self.is(DriverFault::ConsumesUncaptured) {
-            self.capture(channel)?;
-        }
-        let state = &mut self.channels[channel];
-        if state.current.is_none() {
-            state.current = Some((state.queue.pop_front().expect("enabled"), 0));
-            state.restored = state.restored.saturating_sub(1);
-        }
-        let (batch, done) = state.current.as_mut().expect("just taken");
-        let record = batch[*done];
-        *done += 1;
-        if *done == batch.len() {
-            state.current = None;
-            state.consumed += 1;
-            self.tasks[task].gate.consumed(input, state.consumed);
-        }
-        let next = &mut self.tasks[task].next[record.lane];
-        if record.number > *next {
-            return Err(format!(
-                "task {task} lost records {next}..{} of lane {}",
-                record.number, record.lane
-            ));
-        }
-        if record.number < *next && self.plan.mode != CheckpointMode::AtLeastOnce {
-            return Err(format!("task {task} sees record {} of lane {} again", record.number, record.lane));
-        }
-        *next = (*next).max(record.number + 1);
-        self.emit(task, Some(record.lane), record.number);
-        Ok(())
-    }
-
-    /// Captures the batch at the cursor, or what is left of it.
-    fn capture(&mut self, channel: usize) -> Result<(), Violation> {
-        let (task, input) = self.input(channel);
-        let capture = self.tasks[task].gate.capture(input).expect("enabled");
-        let state = &self.channels[channel];
-        let records = match &state.current {
-            Some((batch, done)) if capture.next == state.consumed => {
-                self.outcome.partial_batches += 1;
-                match self.fault {
-                    Some(DriverFault::PartialBatchLeftOut) => vec![],
-                    Some(DriverFault::PartialBatchWhole) => batch.clone(),
-                    _ => batch[*done..].to_vec(),
-                }
-            }
-            _ => {
-                let ahead = capture.next.checked_sub(state.taken());
-                let batch = ahead.and_then(|ahead| state.queue.get(ahead as usize));
-                batch.ok_or_else(|| format!("batch {} cannot be captured any more", capture.next))?.clone()
-            }
-        };
-        let held = self.tasks[task].held.iter_mut().find(|held| held.checkpoint == capture.checkpoint);
-        held.ok_or("a capture is open for a round that is not held")?.snapshot.captures[input]
-            .extend(records);
-        self.tasks[task].gate.captured(input, capture.next + 1);
-        Ok(())
-    }
-
-    fn emit(&mut self, task: usize, lane: Option<usize>, number: u32) {
-        let plan = self.plan;
-        for (output, lane, number) in plan.emits(task, lane, number) {
-            let outbox = &mut self.tasks[task].outboxes[output];
-            outbox.open.push(Record { lane, number });
-            if outbox.open.len() == plan.batch_records {
-                outbox.sealed.push_back(std::mem::take(&mut outbox.open));
-            }
-        }
-    }
-
-    fn seal(&mut self, channel: usize) {
-        let (task, output) = self.output(channel);
-        let outbox = &mut self.tasks[task].outboxes[output];
-        outbox.sealed.push_back(std::mem::take(&mut outbox.open));
-    }
-
-    fn snapshot(&mut self, task: usize) {
-        let plan = &self.plan.tasks[task];
-        let ready = self.tasks[task].gate.ready().expect("enabled");
-        if self.tasks[task].finished {
-            self.outcome.finished_snapshots += 1;
-        } else {
-            for &channel in &plan.outputs {
-                let announcement = ready.announcement(self.channels[channel].pushed);
-                self.cuts.insert((ready.checkpoint, channel), announcement.cut);
-                if self.is(DriverFault::AnnouncesLate) {
-                    self.tasks[task].late.push((channel, announcement));
-                } else {
-                    self.channels[channel].side.push_back(announcement);
-                }
-            }
-        }
-        let switched =
-            ready.unaligned() && self.pending.get(&ready.checkpoint).is_some_and(|p| p.mode == TIMEOUT);
-        self.outcome.switched += usize::from(switched);
-        let left_out = self.is(DriverFault::OutboxLeftOut);
-        let position = |&channel: &usize| {
-            let state = &self.channels[channel];
-            (state.consumed, state.current.as_ref().map_or(0, |(_, done)| *done))
-        };
-        let from = plan.inputs.iter().map(position).collect();
-        let state = &mut self.tasks[task];
-        let waiting = |outbox: &Outbox| match left_out {
-            true => vec![],
-            false => outbox.sealed.iter().flatten().chain(&outbox.open).copied().collect(),
-        };
-        let snapshot = Snapshot {
-            position: state.position,
-            next: state.next.clone(),
-            finished: state.finished,
-            outboxes: state.outboxes.iter().map(waiting).collect(),
-            captures: vec![vec![]; plan.inputs.len()],
-        };
-        state.held.push_back(Held { checkpoint: ready.checkpoint, mode: ready.mode, snapshot, from });
-        state.gate.snapshotted(ready.checkpoint);
-        // The gate knows when an unaligned round proves an older one dead.
-        let gate = &state.gate;
-        state.held.retain(|held| !gate.is_aborted(held.checkpoint));
-        // A batch in progress is captured before its next record, here at the latest moment or the earliest.
-        for &channel in &plan.inputs {
-            let (_, input) = self.input(channel);
-            let open = self.tasks[task]
-                .gate
-                .capture(input)
-                .is_some_and(|capture| capture.bound != Some(capture.next));
-            if open && self.channels[channel].current.is_some() && self.rng.chance(50) {
-                self.capture(channel).expect("the batch in progress is there");
-            }
-        }
-    }
-
-    fn acknowledge(&mut self, task: usize) -> Result<(), Violation> {
-        let held = self.tasks[task].held.pop_front().expect("enabled");
-        self.tasks[task].gate.acknowledged(held.checkpoint);
-        let mut captured = 0;
-        for (input, &channel) in self.plan.tasks[task].inputs.iter().enumerate() {
-            let got = &held.snapshot.captures[input];
-            captured += got.len();
-            let expected = self.channel_state(&held, input, channel);
-            if *got != expected && self.pending.contains_key(&held.checkpoint) {
-                return Err(format!(
-                    "{:?} checkpoint {} captured {got:?} of channel {channel}, must be {expected:?}",
-                    held.mode, held.checkpoint
-                ));
-            }
-        }
-        self.outcome.captured_records += captured;
-        let Some(pending) = self.pending.get_mut(&held.checkpoint) else { return Ok(()) };
-        pending.acknowledged[task] = Some(held.snapshot);
-        if pending.acknowledged.iter().all(Option::is_some) {
-            return self.complete(held.checkpoint);
-        }
-        Ok(())
-    }
-
-    /// What must be captured of a channel: from the consumer's position at its snapshot to the cut.
-    fn channel_state(&self, held: &Held, input: usize, channel: usize) -> Vec<Record> {
-        let captures = held.mode == BarrierMode::Unaligned && !held.snapshot.finished;
-        if !captures || self.plan.channels[channel].kind == ChannelKind::AlignedOnly {
-            return vec![];
-        }
-        let state = &self.channels[channel];
-        let cut = self.cuts.get(&(held.checkpoint, channel)).copied().unwrap_or(state.pushed);
-        let (position, done) = held.from[input];
-        let batches = state.log.get(position as usize..cut as usize).unwrap_or_default();
-        batches.iter().flatten().skip(done).copied().collect()
-    }
-
-    fn complete(&mut self, checkpoint: CheckpointId) -> Result<(), Violation> {
-        if let Some((older, _)) = self.pending.first_key_value().filter(|(id, _)| **id < checkpoint) {
-            return Err(format!("checkpoint {checkpoint} completed before {older}"));
-        }
-        let pending = self.pending.remove(&checkpoint).expect("pending");
-        let snapshots: Vec<Snapshot> = pending.acknowledged.into_iter().flatten().collect();
-        self.check_consistent(checkpoint, &snapshots)?;
-        self.completed = Some(snapshots);
-        self.outcome.completed += 1;
-        Ok(())
-    }
-
-    /// Consumer's state, then channel state, then the producer's outbox: without gap or overlap, per lane.
-    fn check_consistent(&self, checkpoint: CheckpointId, snapshots: &[Snapshot]) -> Result<(), Violation> {
-        for (lane, plan) in self.plan.lanes.iter().enumerate() {
-            let (from, to) = (self.plan.channels[plan.channel].from, self.plan.channels[plan.channel].to);
-            let emitted = self.plan.emitted(lane, snapshots[from].position, &snapshots[from].next);
-            let records = self.in_flight(plan.channel, snapshots);
-            let mut numbers = records.iter().filter(|record| record.lane == lane).map(|record| record.number);
-            let consumed = snapshots[to].next[lane];
-            let good = if self.plan.mode == CheckpointMode::AtLeastOnce {
-                (consumed..emitted).all(|number| numbers.any(|got| got == number))
-            } else {
-                consumed <= emitted && numbers.eq(consumed..emitted)
-            };
-            if !good {
-                let numbers: Vec<u32> = records.iter().filter(|r| r.lane == lane).map(|r| r.number).collect();
-                return Err(format!(
-                    "checkpoint {checkpoint} is no consistent cut on lane {lane}: state says {consumed}, {emitted} were \
-                     emitted, in flight are {numbers:?}"
-                ));
-            }
-        }
-        Ok(())
-    }
-
-    fn announce_end(&mut self, task: usize) {
-        for &channel in &self.plan.tasks[task].outputs {
-            let cut = self.channels[channel].pushed;
-            self.channels[channel].side.push_back(Announcement { mark: Mark::EndOfStream, cut });
-        }
-        self.tasks[task].gate.finish();
-    }
-
-    fn trigger(&mut self) {
-        self.triggers -= 1;
-        self.newest += 1;
-        let checkpoint = CheckpointId(self.newest);
-        let savepoint = self.rng.chance(self.plan.savepoint_percent);
-        let mode = if savepoint { CheckpointMode::Aligned } else { self.plan.mode };
-        self.pending.insert(checkpoint, Pending { mode, acknowledged: vec![None; self.tasks.len()] });
-        self.tasks.iter_mut().for_each(|task| task.mailbox.push_back(Command::Trigger(checkpoint, mode)));
-    }
-
-    /// Nothing is enabled: everything must be done.
-    fn check_end(&self) -> Result<(), Violation> {
-        if let Some(checkpoint) = self.pending.keys().next() {
-            return Err(format!("stuck: checkpoint {checkpoint} is pending"));
-        }
-        if self.plan.sinks_frozen {
-            return Ok(());
-        }
-        if let Some(task) = self.tasks.iter().position(|task| !task.finished) {
-            return Err(format!("stuck: task {task} has not finished"));
-        }
-        for (lane, total) in self.plan.totals().into_iter().enumerate() {
-            let to = self.plan.channels[self.plan.lanes[lane].channel].to;
-            let seen = self.tasks[to].next[lane];
-            if seen != total {
-                return Err(format!("task {to} ends with {seen} of {total} records of lane {lane}"));
             }
         }
         Ok(())

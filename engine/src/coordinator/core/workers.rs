@@ -12,7 +12,8 @@ impl Core {
                 self.acknowledged(attempt, task, id, *snapshot)
             }
             Report::Declined(attempt, task, id, message) => {
-                if self.is_running(attempt) && self.pending.contains_key(&id) && self.finalising != Some(id) {
+                let finalising = self.finalising == Some(id) && !broken!(FinalisingAborted);
+                if self.is_running(attempt) && self.pending.contains_key(&id) && !finalising {
                     self.fail_checkpoint(id, FailReason::Declined(task, message));
                 }
             }

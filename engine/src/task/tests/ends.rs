@@ -244,7 +244,7 @@ impl SinkHarness {
 }
 
 #[test]
-fn output_of_an_aborted_checkpoint_is_listed_and_committed_by_the_next() {
+pub(crate) fn output_of_an_aborted_checkpoint_is_listed_and_committed_by_the_next() {
     let mut sink = sink_harness(Vec::new());
     sink.send(1);
     sink.settle();

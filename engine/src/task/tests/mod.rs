@@ -1,7 +1,8 @@
 //! Tasks driven by hand: fake neighbours at both ends of their channels, a simulated clock and disk, reports collected.
 
 mod checkpoints;
-mod ends;
+pub(crate) mod ends;
+pub(crate) mod rules;
 mod savepoints;
 mod sources;
 mod waiting;

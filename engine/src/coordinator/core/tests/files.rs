@@ -36,7 +36,7 @@ fn a_segment_of_a_failed_checkpoint_survives_where_a_later_one_names_it() {
 }
 
 #[test]
-fn an_acknowledgement_holds_its_files_until_its_checkpoint_ends() {
+pub(crate) fn an_acknowledgement_holds_its_files_until_its_checkpoint_ends() {
     let mut job = Job::running(config());
     job.pass(SECOND);
     job.ack_with(0, 1, naming(&["shared/one"], &["chk-1/x"]));

@@ -1,9 +1,9 @@
 //! What the core decides, one rule at a time.
 
-mod triggers;
-mod rounds;
+pub(crate) mod triggers;
+pub(crate) mod rounds;
 mod failures;
-mod files;
+pub(crate) mod files;
 mod ends;
 mod attempts;
 mod savepoints;

@@ -96,7 +96,7 @@ fn an_announced_newer_checkpoint_does_not_end_an_older_one() {
 }
 
 #[test]
-fn publishing_cannot_be_aborted() {
+pub(crate) fn publishing_cannot_be_aborted() {
     let mut settings = config();
     settings.checkpoint.timeout = SECOND;
     let mut job = Job::running(settings);

@@ -53,7 +53,7 @@ fn excess_requests_queue_at_max_concurrent_1_2_and_5() {
 }
 
 #[test]
-fn an_unaligned_checkpoint_never_overlaps_another() {
+pub(crate) fn an_unaligned_checkpoint_never_overlaps_another() {
     let unaligned = Some(CheckpointMode::Unaligned);
     let timeout = Some(CheckpointMode::AlignedWithTimeout(SECOND));
     for (first, second) in [(None, unaligned), (unaligned, None), (timeout, timeout), (None, timeout)] {
