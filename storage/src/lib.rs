@@ -10,6 +10,8 @@
 
 #![cfg_attr(not(test), warn(clippy::disallowed_methods))]
 
+#[macro_use]
+pub mod crash;
 pub mod ids;
 pub mod error;
 pub mod io;

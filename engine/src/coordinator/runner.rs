@@ -201,7 +201,10 @@ impl Runner {
 
     fn receive(&mut self, now: Nanos, message: Message) {
         match message {
-            Message::Report(report) => self.feed(now, Event::Report(report)),
+            Message::Report(report) => {
+                crash_point!("report.received");
+                self.feed(now, Event::Report(report));
+            }
             Message::Trigger(mode, reply) => {
                 self.requests += 1;
                 let request = RequestId(self.requests);
@@ -241,9 +244,12 @@ impl Runner {
             Action::Begin => return self.begin(),
             Action::Publish(acknowledged) => return self.publish(acknowledged),
             Action::Broadcast(attempt, command) => {
+                crash_point!("broadcast.before");
                 for link in &self.workers {
                     link.send(WorkerCommand::Broadcast(attempt, command.clone()));
+                    crash_point!("broadcast.after_worker");
                 }
+                crash_point!("broadcast.after");
             }
             Action::CancelAttempt(attempt) => {
                 for link in &self.workers {
@@ -298,6 +304,7 @@ impl Runner {
             fatal: !error.may_pass(),
             message: error.to_string(),
         };
+        crash_point!("deploy.before_attempt");
         let manifest = match &mut self.backend {
             Some(backend) => {
                 self.attempt = backend.next_attempt().map_err(refused)?;
@@ -308,6 +315,7 @@ impl Runner {
                 None
             }
         };
+        crash_point!("deploy.after_manifest");
         let attempt = self.attempt;
         let built = catch_unwind(AssertUnwindSafe(|| {
             self.deploy.deploy(attempt, manifest.as_ref(), Arc::clone(&self.reports))
@@ -320,6 +328,7 @@ impl Runner {
             Err(panic) => return Err(Event::DeployFailed { fatal: false, message: panic_message(&*panic) }),
         };
 
+        crash_point!("deploy.after_build");
         let mut by_worker: BTreeMap<usize, TasksOfWorker> = BTreeMap::new();
         for (worker, id, task) in deployment.tasks {
             assert!(
@@ -340,11 +349,14 @@ impl Runner {
         for (worker, tasks) in by_worker {
             self.workers[worker].send(WorkerCommand::Deploy(attempt, tasks, Arc::clone(&self.reports)));
         }
+        crash_point!("deploy.after_start");
         Ok(deployed)
     }
 
     fn begin(&mut self) -> Option<Event> {
+        crash_point!("trigger.before_begin");
         let begun = self.backend.as_mut()?.begin();
+        crash_point!("trigger.after_begin");
         Some(match begun {
             Ok(id) => Event::Begun { id, unix_ms: self.clock.unix_ms() },
             Err(error) => Event::BeginFailed(error.to_string()),
@@ -353,6 +365,7 @@ impl Runner {
 
     fn publish(&mut self, acknowledged: Acknowledged) -> Option<Event> {
         let Acknowledged { id, attempt, triggered_unix_ms, snapshots } = acknowledged;
+        crash_point!("publish.before_manifest");
         let backend = self.backend.as_mut()?;
         let (operators, channels) = match assemble(&self.operators, snapshots) {
             Ok(parts) => parts,
@@ -370,6 +383,7 @@ impl Runner {
         let core = &self.core;
         Some(match backend.publish(&manifest, self.retained, &|path| core.in_use(path)) {
             Ok(manifest_bytes) => {
+                crash_point!("publish.after_manifest");
                 tracing::debug!(
                     job = self.job,
                     checkpoint = id.0,

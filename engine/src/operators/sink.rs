@@ -57,6 +57,7 @@ impl<W: SinkWriter> SinkStage<W> {
             .collect::<Result<Vec<_>, _>>()?;
         // The writer commits these first. Until it says that it has, each snapshot lists them.
         let committing = restore.committables.clone();
+        crash_point!("sink.before_open");
         let connector = ConnectorContext {
             uid: Arc::clone(uid),
             subtask: context.partition,
@@ -68,6 +69,7 @@ impl<W: SinkWriter> SinkStage<W> {
         let writer = site
             .blame(|| sink.writer(connector, states, restore.committables))
             .map_err(|e| site.user_failure(e))?;
+        crash_point!("sink.after_open");
         Ok(SinkStage {
             site,
             attempt: context.attempt,
@@ -83,10 +85,12 @@ impl<W: SinkWriter> SinkStage<W> {
     }
 
     fn prepare(&mut self, checkpoint: CheckpointId, end: bool) -> Result<Option<W::State>, Failure> {
+        crash_point!("sink.before_prepare");
         let snapshot = self
             .site
             .blame(|| self.writer.prepare(checkpoint, end))
             .map_err(|e| self.site.user_failure(e))?;
+        crash_point!("sink.after_prepare");
         self.prepared_at_end |= end;
         self.prepared.extend(snapshot.committables.into_iter().map(|bytes| Committable {
             checkpoint,
@@ -109,7 +113,9 @@ impl<W: SinkWriter> SinkStage<W> {
         if count > 0 {
             self.committing = self.prepared.drain(..count).collect();
             let batch = self.committing.clone();
+            crash_point!("sink.before_commit");
             self.site.blame(|| self.writer.commit(batch)).map_err(|e| self.site.user_failure(e))?;
+            crash_point!("sink.after_commit");
         }
         Ok(())
     }

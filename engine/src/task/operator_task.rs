@@ -162,9 +162,11 @@ impl<B: Body> OperatorTask<B> {
                 self.awaits_commit_reported = false;
             }
             TaskCommand::Complete(checkpoint) => {
+                crash_point!("complete.before_task");
                 self.parts.keyed.completed(checkpoint, &mut ChainTables::of(self.parts.body.stage()));
                 self.parts.body.checkpoint_complete(checkpoint);
                 self.parts.body.stage().checkpoint_complete(checkpoint)?;
+                crash_point!("complete.after_task");
                 self.awaits_commit_reported = false;
             }
             TaskCommand::CommitFinal => self.parts.body.stage().commit_final()?,
@@ -214,6 +216,7 @@ impl<B: Body> OperatorTask<B> {
         finished: bool,
         now: Nanos,
     ) -> Result<(), Failure> {
+        crash_point!("barrier.before_snapshot");
         let checkpoint = ready.checkpoint;
         let began = self.parts.clock.now();
         let stage = self.parts.body.stage();
@@ -229,8 +232,10 @@ impl<B: Body> OperatorTask<B> {
             let mark = Mark::Barrier { checkpoint, mode: ready.mode };
             stage.outputs(&mut |output| output.announce(mark));
         }
+        crash_point!("barrier.after_announcement");
         let mut chain = ChainSnapshot { checkpoint, ended: closed, operators: Vec::new() };
         self.parts.body.snapshot(&mut chain)?;
+        crash_point!("barrier.after_operator_state");
         let mut outbox = Vec::new();
         let stage = self.parts.body.stage();
         stage.outputs(&mut |output| outbox.append(&mut output.unsent()));
@@ -245,6 +250,7 @@ impl<B: Body> OperatorTask<B> {
         let sync_nanos = self.parts.clock.now().since(began).as_nanos() as u64;
         let taken = Taken { at: now, sync_nanos, unaligned: ready.unaligned(), finished: closed };
         self.in_progress.push_back(Part::new(trigger, taken, chain.operators, outbox, keyed));
+        crash_point!("barrier.after_snapshot");
         Ok(())
     }
 
@@ -294,8 +300,10 @@ impl<B: Body> OperatorTask<B> {
                     continue;
                 }
                 Ok(Some(snapshot)) => {
+                    crash_point!("ack.before_report");
                     gate.acknowledged(checkpoint);
                     reports.report(Report::Acknowledged(*attempt, *id, checkpoint, Box::new(snapshot)));
+                    crash_point!("ack.after_report");
                 }
                 Err(error) => reports.report(Report::Declined(*attempt, *id, checkpoint, error)),
             }
@@ -338,7 +346,9 @@ impl<B: Body> OperatorTask<B> {
             let stage = self.parts.body.stage();
             stage.outputs(&mut |output| drained &= output.is_drained());
             if drained && self.can_announce() {
+                crash_point!("end.before_announcement");
                 self.parts.body.stage().outputs(&mut |output| output.announce(Mark::EndOfStream));
+                crash_point!("end.after_announcement");
                 self.parts.gate.finish();
                 self.phase = Phase::Committing;
             }
@@ -348,6 +358,7 @@ impl<B: Body> OperatorTask<B> {
             match self.parts.body.stage().ending() {
                 Ending::Done => {
                     self.phase = Phase::Finished;
+                    crash_point!("end.finished");
                     self.parts.reports.report(Report::Finished(attempt, id));
                 }
                 Ending::AwaitsCommit if !self.awaits_commit_reported => {
@@ -496,6 +507,7 @@ impl<B: Body> Task for OperatorTask<B> {
         let TaskParts { restore, keyed, files, body, chain, partition, .. } = &mut self.parts;
         let Some(KeyedRestore { segments, metas }) = restore.take() else { return Ok(()) };
         let site = Site { uid: Arc::clone(chain), partition: *partition };
+        crash_point!("restore.before_task");
         restore_keyed(keyed, files, &segments, &metas, body.stage()).map_err(|error| match error {
             StoreError::Incompatible(mismatch) => *site.refusal(format!(
                 "{mismatch}; restore with the operator that wrote it, or give this one a new uid"
@@ -503,6 +515,7 @@ impl<B: Body> Task for OperatorTask<B> {
             error if error.may_pass() => *site.failure(error),
             error => *site.refusal(error),
         })?;
+        crash_point!("restore.after_task");
         self.count_state();
         Ok(())
     }

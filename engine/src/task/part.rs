@@ -167,6 +167,7 @@ impl Part {
         complete: bool,
     ) -> Result<(), String> {
         if self.segments.last().is_none_or(|segment| segment.path != path) {
+            crash_point!("segment.begun");
             let file = BackgroundFile::create(&files.disk, absolute(files, &path)?);
             self.segments.push(Segment { path, file, durable: false });
         }
@@ -185,6 +186,9 @@ impl Part {
         for segment in self.segments.iter_mut().filter(|segment| !segment.durable) {
             let failed = |error| format!("writing segment {} failed: {error}", segment.path);
             segment.durable = segment.file.poll().map_err(failed)?;
+            if segment.durable {
+                crash_point!("segment.durable");
+            }
             durable &= segment.durable;
         }
         Ok(durable)
@@ -198,6 +202,7 @@ impl Part {
         partition: u32,
     ) -> Result<(), String> {
         let checkpoint = self.trigger.checkpoint;
+        crash_point!("in_flight.before_collect");
         let mut raw: Vec<(ChannelState, Vec<u8>)> = Vec::new();
         let state = |edge: &Arc<str>, producer, consumer, origin, records| ChannelState {
             edge: edge.to_string(),
@@ -245,6 +250,7 @@ impl Part {
         }
         let states = raw.into_iter().map(|(state, _)| state).collect();
         self.channels = Some(Channels { states, file, records });
+        crash_point!("in_flight.after_collect");
         Ok(())
     }
 

@@ -188,6 +188,7 @@ impl Log {
                 match self.empty_page(page, sequence, &mut left) {
                     Progress::Emptied => {
                         self.compaction.gathered.pop();
+                        crash_point!("compaction.after_page");
                         self.end_when_small_enough();
                         (self.compaction.slot, self.compaction.prefetched) = (0, 0);
                     }
@@ -221,6 +222,7 @@ impl Log {
                     _ => {}
                 }
                 self.compaction.aim = aim;
+                crash_point!("compaction.after_decision");
             }
         }
     }
@@ -259,6 +261,7 @@ impl Log {
                 self.compaction.gathered.push((page, self.pages.meta(page).sequence));
             }
         }
+        crash_point!("compaction.after_gather");
         // Oldest first, so that tombstones of younger ones may die; and files are read from front to back.
         let (pages, segments) = (&self.pages, &self.segments);
         let place = |page: u32| {
