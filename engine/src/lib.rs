@@ -12,6 +12,8 @@
 
 #[macro_use]
 pub mod crash;
+#[macro_use]
+mod planted;
 pub mod clock;
 pub mod error;
 pub mod config;

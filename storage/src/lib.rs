@@ -12,6 +12,8 @@
 
 #[macro_use]
 pub mod crash;
+#[macro_use]
+pub mod planted;
 pub mod ids;
 pub mod error;
 pub mod io;

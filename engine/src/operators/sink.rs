@@ -180,12 +180,20 @@ impl<W: SinkWriter> StageControl for SinkStage<W> {
             })
             .collect();
         own.committables = self.committing.iter().chain(&self.prepared).cloned().collect();
+        if planted!("own_committables_only") {
+            own.committables.retain(|committable| committable.checkpoint == snapshot.checkpoint);
+        }
         snapshot.operators.push(own);
         Ok(())
     }
 
     fn snapshot_durable(&mut self, checkpoint: CheckpointId) -> Result<bool, Failure> {
-        self.site.blame(|| self.writer.prepared(checkpoint)).map_err(|e| self.site.user_failure(e))
+        let prepared =
+            self.site.blame(|| self.writer.prepared(checkpoint)).map_err(|e| self.site.user_failure(e))?;
+        if prepared && planted!("commit_before_manifest") {
+            self.checkpoint_complete(checkpoint)?;
+        }
+        Ok(prepared)
     }
 
     fn checkpoint_complete(&mut self, checkpoint: CheckpointId) -> Result<(), Failure> {

@@ -297,7 +297,9 @@ impl CheckpointStore {
         crash_point!("begin.before_create_dir");
         self.files.create_dir(&self.chk(id))?;
         crash_point!("begin.before_dir_sync");
-        self.files.sync_dir(&self.dir)?;
+        if !planted!("skip_begin_dir_sync") {
+            self.files.sync_dir(&self.dir)?;
+        }
         crash_point!("begin.after_dir_sync");
         self.checkpoints.found_durable(id.0);
         self.dead.remove(&id);
@@ -335,19 +337,21 @@ impl CheckpointStore {
         let chk = self.chk(id);
         let (temporary, path) = (chk.join(names::MANIFEST_TEMPORARY), chk.join(names::MANIFEST));
         crash_point!("manifest.before_data_dirs_sync");
-        self.files.sync_dirs(&[&self.shared, &chk])?;
+        if !planted!("skip_data_dirs_sync") {
+            self.files.sync_dirs(&[&self.shared, &chk])?;
+        }
         crash_point!("manifest.after_data_dirs_sync");
         self.files.with_open(&temporary, OpenMode::CreateNew, |file| {
             crash_point!("manifest.after_create");
             file.write(bytes)?;
             crash_point!("manifest.after_write");
-            file.sync_data()
+            if planted!("skip_manifest_sync") { Ok(()) } else { file.sync_data() }
         })?;
         crash_point!("manifest.before_rename");
         // From here on the checkpoint may be complete, whatever this process learns of it.
         let renamed = self.files.rename(&temporary, &path).and_then(|()| {
             crash_point!("manifest.after_rename");
-            self.files.sync_dir(&chk)
+            if planted!("skip_manifest_dir_sync") { Ok(()) } else { self.files.sync_dir(&chk) }
         });
         crash_point!("manifest.after_dir_sync");
         self.pending.remove(&id);
@@ -442,7 +446,9 @@ impl CheckpointStore {
                 continue;
             }
             crash_point!("retention.before_dir_sync");
-            match self.files.sync_dir(&chk) {
+            let synced =
+                if planted!("release_without_dir_sync") { Ok(()) } else { self.files.sync_dir(&chk) };
+            match synced {
                 Ok(()) => {
                     crash_point!("retention.after_dir_sync");
                     self.retention.released(id);

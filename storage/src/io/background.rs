@@ -117,11 +117,18 @@ impl BackgroundFile {
             }
             if self.complete && self.waiting.is_empty() && self.writes.is_empty() {
                 crash_point!("data.before_sync");
-                self.stage = Stage::Syncing(file, self.disk.sync_data(file));
+                self.stage = match planted!("manifest_before_data") {
+                    true => Stage::Durable,
+                    false => Stage::Syncing(file, self.disk.sync_data(file)),
+                };
             }
         }
         if let Stage::Syncing(file, ticket) = &mut self.stage {
             match ticket.poll() {
+                Some(Err(_)) if planted!("retry_failed_sync") => {
+                    self.stage = Stage::Opening(self.disk.open(&self.path, OpenMode::ReadWrite));
+                    return Ok(false);
+                }
                 Some(result) => {
                     result?;
                     crash_point!("data.after_sync");
