@@ -5,7 +5,7 @@ use std::process::Command;
 
 /// The jobs of the workspace that follow the contract: name, package, and what else building them takes.
 const JOBS: [(&str, &str, &[&str]); 2] =
-    [("clicks", "thalweg", &["--features", "crash-points"]), ("sessions", "crash-inject", &[])];
+    [("clicks", "thalweg", &["--all-features"]), ("sessions", "crash-inject", &["--all-features"])];
 
 /// All crash points of the engine and of its storage, in the order of their declaration.
 pub fn points() -> Vec<String> {

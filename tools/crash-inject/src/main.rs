@@ -2,9 +2,9 @@
 
 use clap::{Args, Parser, Subcommand};
 use crash_inject::campaign::{Campaign, Kind};
-use crash_inject::jobs;
 use crash_inject::report::{Report, line};
 use crash_inject::run::{Orders, run};
+use crash_inject::{images, jobs};
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
@@ -23,6 +23,24 @@ enum Command {
     Points,
     /// Kills a job, restarts it until it is done, compares its output with a reference, and begins anew.
     Run(RunOptions),
+    /// Simulates lives of stores and of whole jobs, and recovers what a loss of power may leave of them at any moment.
+    Images(ImageOptions),
+}
+
+#[derive(Args)]
+struct ImageOptions {
+    /// Distinct images to judge.
+    #[arg(long, default_value_t = 1_000_000)]
+    count: u64,
+    /// The first life's seed; the others follow.
+    #[arg(long, default_value_t = 1)]
+    seed: u64,
+    /// Begins no new life after this long.
+    #[arg(long, default_value = "6h", value_parser = humantime::parse_duration)]
+    time_limit: Duration,
+    /// Shows no progress.
+    #[arg(long)]
+    quiet: bool,
 }
 
 #[derive(Args)]
@@ -73,11 +91,37 @@ fn main() -> ExitCode {
             Ok(ExitCode::SUCCESS)
         }
         Command::Run(options) => run_campaign(&options),
+        Command::Images(options) => Ok(explore_images(&options)),
     };
     outcome.unwrap_or_else(|error| {
         eprintln!("error: {error}");
         ExitCode::FAILURE
     })
+}
+
+fn explore_images(options: &ImageOptions) -> ExitCode {
+    let began = std::time::Instant::now();
+    let line = |outcome: &images::Outcome| {
+        let images::Outcome { seen, distinct, lives, .. } = outcome;
+        format!(
+            "{lives} lives, {} moments ({} exhaustively), {} images judged, {distinct} distinct, {} worked on, {:.0?}",
+            seen.moments,
+            seen.exhausted,
+            seen.judged,
+            seen.worked_on,
+            began.elapsed()
+        )
+    };
+    let outcome = images::explore(options.seed, options.count, |outcome| {
+        if !options.quiet && outcome.lives % 5 == 1 {
+            eprintln!("{}", line(outcome));
+        }
+        began.elapsed() < options.time_limit
+    });
+    outcome.complaints.iter().for_each(|complaint| eprintln!("{complaint}"));
+    println!("{}, {} wrong", line(&outcome), outcome.complaints.len());
+    let is_good = outcome.complaints.is_empty() && outcome.distinct >= options.count;
+    if is_good { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
 fn run_campaign(options: &RunOptions) -> Result<ExitCode, String> {

@@ -9,6 +9,7 @@ use crate::contend::Contention;
 use crate::life::Subject;
 use crate::random::Random;
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -142,7 +143,8 @@ fn load(path: &Path, orders: &Orders) -> Result<Saved, String> {
     let mut saved: Saved =
         serde_json::from_str(&text).map_err(|error| format!("{}: {error}", path.display()))?;
     let Campaign { kind, seed, .. } = &saved.campaign;
-    let same_points = saved.campaign.points.keys().eq(orders.points.iter());
+    let wanted: BTreeSet<_> = orders.points.iter().collect();
+    let same_points = saved.campaign.points.keys().eq(wanted);
     if saved.job != orders.job || *kind != orders.kind || *seed != orders.seed || !same_points {
         return Err(format!(
             "{} belongs to another campaign (job {}, {kind:?}, seed {seed}): name another --state",
