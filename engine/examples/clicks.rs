@@ -12,8 +12,10 @@
 //! | `checkpoints/` | the engine's checkpoints                                             |
 //! | `journal`      | what the job reads, each restore, and the end; only ever appended to |
 //!
-//! Reading order: this file, [`input`], [`journal`], [`progress`], [`memory`], [`verify`].
+//! Reading order: this file, [`input`], [`journal`], [`progress`], [`memory`], [`verify`], [`contract`].
 
+#[path = "clicks/contract.rs"]
+mod contract;
 #[path = "clicks/input.rs"]
 mod input;
 #[path = "clicks/journal.rs"]
@@ -147,7 +149,8 @@ impl Layout {
 }
 
 fn main() -> ExitCode {
-    match run(&Options::parse()) {
+    let outcome = if contract::is_asked() { contract::serve() } else { run(&Options::parse()) };
+    match outcome {
         Ok(code) => code,
         Err(error) => {
             eprintln!("error: {error}");

@@ -12,6 +12,10 @@
 
 #[macro_use]
 mod fault;
+#[macro_use]
+pub mod crash;
+#[macro_use]
+mod planted;
 pub mod clock;
 pub mod error;
 pub mod config;

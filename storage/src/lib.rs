@@ -10,6 +10,10 @@
 
 #![cfg_attr(not(test), warn(clippy::disallowed_methods))]
 
+#[macro_use]
+pub mod crash;
+#[macro_use]
+pub mod planted;
 pub mod ids;
 #[macro_use]
 #[cfg(any(test, feature = "testing"))]

@@ -254,7 +254,10 @@ impl Runner {
 
     fn receive(&mut self, now: Nanos, message: Message) {
         match message {
-            Message::Report(report) => self.feed(now, Event::Report(report)),
+            Message::Report(report) => {
+                crash_point!("report.received");
+                self.feed(now, Event::Report(report));
+            }
             Message::Trigger(mode, reply) => {
                 self.requests += 1;
                 let request = RequestId(self.requests);
@@ -300,9 +303,12 @@ impl Runner {
             Action::Begin { savepoint_root } => return self.begin(savepoint_root.as_deref()),
             Action::Publish(acknowledged) => return self.publish(acknowledged),
             Action::Broadcast(attempt, command) => {
+                crash_point!("broadcast.before");
                 for link in &self.workers {
                     link.send(WorkerCommand::Broadcast(attempt, command.clone()));
+                    crash_point!("broadcast.after_worker");
                 }
+                crash_point!("broadcast.after");
             }
             Action::CancelAttempt(attempt) => {
                 for link in &self.workers {
@@ -367,6 +373,7 @@ impl Runner {
             fatal: !error.may_pass(),
             message: error.to_string(),
         };
+        crash_point!("deploy.before_attempt");
         let manifest = match (&mut self.backend, &self.restore) {
             (Some(backend), restore) => {
                 // What is taken over may be of a later attempt than any here, so it comes first.
@@ -383,6 +390,7 @@ impl Runner {
                 None
             }
         };
+        crash_point!("deploy.after_manifest");
         let attempt = self.attempt;
         let resolved = manifest.clone().map(Manifest::resolved);
         let built = catch_unwind(AssertUnwindSafe(|| {
@@ -398,6 +406,7 @@ impl Runner {
         };
         let deployment = self.settle_restore(built, manifest.as_ref())?;
 
+        crash_point!("deploy.after_build");
         let mut by_worker: BTreeMap<usize, TasksOfWorker> = BTreeMap::new();
         for (worker, id, task) in deployment.tasks {
             assert!(
@@ -423,6 +432,7 @@ impl Runner {
         for (worker, tasks) in by_worker {
             self.workers[worker].send(WorkerCommand::Deploy(attempt, tasks, Arc::clone(&self.reports)));
         }
+        crash_point!("deploy.after_start");
         Ok(deployed)
     }
 
@@ -458,10 +468,12 @@ impl Runner {
 
     fn begin(&mut self, savepoint_root: Option<&Path>) -> Option<Event> {
         let backend = self.backend.as_mut()?;
+        crash_point!("trigger.before_begin");
         let begun = match savepoint_root {
             Some(root) => backend.begin_savepoint(root).map(|(id, dir)| (id, Some(dir.into()))),
             None => backend.begin().map(|id| (id, None)),
         };
+        crash_point!("trigger.after_begin");
         Some(match begun {
             Ok((id, dir)) => Event::Begun { id, unix_ms: self.clock.unix_ms(), dir },
             Err(error) => Event::BeginFailed(error.to_string()),
@@ -470,6 +482,7 @@ impl Runner {
 
     fn publish(&mut self, acknowledged: Acknowledged) -> Option<Event> {
         let Acknowledged { id, kind, attempt, triggered_unix_ms, snapshots } = acknowledged;
+        crash_point!("publish.before_manifest");
         let backend = self.backend.as_mut()?;
         let (operators, channels) = match assemble(&self.operators, snapshots) {
             Ok(parts) => parts,
@@ -509,6 +522,7 @@ impl Runner {
         let core = &self.core;
         Some(match backend.publish(&manifest, self.retained, &|path| core.in_use(path)) {
             Ok(manifest_bytes) => {
+                crash_point!("publish.after_manifest");
                 tracing::debug!(
                     job = self.job,
                     checkpoint = id.0,

@@ -56,6 +56,7 @@ impl<W: SinkWriter> SinkStage<W> {
             .collect::<Result<Vec<_>, _>>()?;
         // The writer commits these first. Until it says that it has, each snapshot lists them.
         let committing = restore.committables.clone();
+        crash_point!("sink.before_open");
         let connector = ConnectorContext {
             job: Arc::clone(&context.job),
             uid: Arc::clone(uid),
@@ -68,6 +69,7 @@ impl<W: SinkWriter> SinkStage<W> {
         let writer = site
             .blame(|| sink.writer(connector, states, restore.committables))
             .map_err(|e| site.user_failure(e))?;
+        crash_point!("sink.after_open");
         Ok(SinkStage {
             site,
             attempt: context.attempt,
@@ -82,10 +84,12 @@ impl<W: SinkWriter> SinkStage<W> {
     }
 
     fn prepare(&mut self, checkpoint: CheckpointId, end: bool) -> Result<Option<W::State>, Failure> {
+        crash_point!("sink.before_prepare");
         let snapshot = self
             .site
             .blame(|| self.writer.prepare(checkpoint, end))
             .map_err(|e| self.site.user_failure(e))?;
+        crash_point!("sink.after_prepare");
         for bytes in snapshot.committables {
             let subtask = self.site.partition;
             self.add_prepared(PreparedOutput { checkpoint, subtask, bytes });
@@ -125,7 +129,9 @@ impl<W: SinkWriter> SinkStage<W> {
         if count > 0 {
             self.committing = self.prepared.drain(..count).collect();
             let batch = self.committing.clone();
+            crash_point!("sink.before_commit");
             self.site.blame(|| self.writer.commit(batch)).map_err(|e| self.site.user_failure(e))?;
+            crash_point!("sink.after_commit");
         }
         Ok(())
     }
@@ -193,7 +199,11 @@ impl<W: SinkWriter> StageControl for SinkStage<W> {
     }
 
     fn snapshot_durable(&mut self, checkpoint: CheckpointId) -> Result<bool, Failure> {
-        self.is_prepared(checkpoint)
+        let prepared = self.is_prepared(checkpoint)?;
+        if prepared && planted!("commit_before_manifest") {
+            self.checkpoint_complete(checkpoint)?;
+        }
+        Ok(prepared)
     }
 
     fn list_committables(&mut self, checkpoint: CheckpointId, operators: &mut [OperatorSnapshot]) {
@@ -203,6 +213,9 @@ impl<W: SinkWriter> StageControl for SinkStage<W> {
             listed.filter(|known| known.checkpoint == checkpoint || !broken!(ListsOwnCommittablesOnly));
         if let Some(own) = operators.iter_mut().find(|operator| operator.uid == self.site.uid) {
             own.committables = listed.collect();
+            if planted!("own_committables_only") {
+                own.committables.retain(|committable| committable.checkpoint == checkpoint);
+            }
         }
     }
 

@@ -202,9 +202,11 @@ impl<B: Body> OperatorTask<B> {
                 self.awaits_commit_reported = false;
             }
             TaskCommand::Complete(checkpoint) => {
+                crash_point!("complete.before_task");
                 self.parts.keyed.completed(checkpoint, &mut ChainTables::of(self.parts.body.stage()));
                 self.parts.body.checkpoint_complete(checkpoint);
                 self.parts.body.stage().checkpoint_complete(checkpoint)?;
+                crash_point!("complete.after_task");
                 self.awaits_commit_reported = false;
                 if self.stopping == Stopping::Suspended(checkpoint) {
                     self.stopping = Stopping::Ending;
@@ -324,6 +326,7 @@ impl<B: Body> OperatorTask<B> {
         finished: bool,
         now: Nanos,
     ) -> Result<(), Failure> {
+        crash_point!("barrier.before_snapshot");
         let checkpoint = ready.checkpoint;
         let began = self.parts.clock.now();
         let stage = self.parts.body.stage();
@@ -339,12 +342,17 @@ impl<B: Body> OperatorTask<B> {
             let mark = Mark::Barrier { checkpoint, mode: ready.mode };
             stage.outputs(&mut |output| output.announce(mark));
         }
+        crash_point!("barrier.after_announcement");
         let mut chain = ChainSnapshot { checkpoint, ended: closed, operators: Vec::new() };
         self.parts.body.snapshot(&mut chain)?;
+        crash_point!("barrier.after_operator_state");
         let mut outbox = Vec::new();
         let stage = self.parts.body.stage();
         if !broken!(OutboxLeftOut) {
             stage.outputs(&mut |output| outbox.append(&mut output.unsent()));
+        }
+        if planted!("forget_outbox") {
+            outbox.clear();
         }
         let keyed = stage.table_count() > 0;
         if keyed {
@@ -369,6 +377,7 @@ impl<B: Body> OperatorTask<B> {
         let sync_nanos = self.parts.clock.now().since(began).as_nanos() as u64;
         let taken = Taken { heard, at: now, sync_nanos, unaligned: ready.unaligned(), finished: closed };
         self.in_progress.push_back(Part::new(trigger, taken, chain.operators, outbox, keyed));
+        crash_point!("barrier.after_snapshot");
         Ok(())
     }
 
@@ -426,12 +435,14 @@ impl<B: Body> OperatorTask<B> {
                     continue;
                 }
                 Ok(Some(snapshot)) => {
+                    crash_point!("ack.before_report");
                     gate.acknowledged(checkpoint);
                     if part.trigger.kind.is_savepoint() {
                         // Nothing builds on it, and nobody says what becomes of it.
                         keyed.completed(checkpoint, &mut ChainTables::of(body.stage()));
                     }
                     reports.report(Report::Acknowledged(*attempt, *id, checkpoint, Box::new(snapshot)));
+                    crash_point!("ack.after_report");
                 }
                 Err(error) => reports.report(Report::Declined(*attempt, *id, checkpoint, error)),
             }
@@ -484,7 +495,9 @@ impl<B: Body> OperatorTask<B> {
             let stage = self.parts.body.stage();
             stage.outputs(&mut |output| drained &= output.is_drained());
             if drained && self.can_announce() {
+                crash_point!("end.before_announcement");
                 self.parts.body.stage().outputs(&mut |output| output.announce(Mark::EndOfStream));
+                crash_point!("end.after_announcement");
                 self.parts.gate.finish();
                 self.phase = Phase::Committing;
             }
@@ -494,6 +507,7 @@ impl<B: Body> OperatorTask<B> {
             match self.parts.body.stage().ending() {
                 Ending::Done => {
                     self.phase = Phase::Finished;
+                    crash_point!("end.finished");
                     self.parts.reports.report(Report::Finished(attempt, id));
                 }
                 Ending::AwaitsCommit if !self.awaits_commit_reported => {
@@ -653,6 +667,7 @@ impl<B: Body> Task for OperatorTask<B> {
         let TaskParts { restore, keyed, files, body, chain, partition, .. } = &mut self.parts;
         let Some(KeyedRestore { segments, metas, foreign }) = restore.take() else { return Ok(()) };
         let site = Site { uid: Arc::clone(chain), partition: *partition };
+        crash_point!("restore.before_task");
         restore_keyed(keyed, files, &segments, &metas, body.stage()).map_err(|error| match error {
             StoreError::Incompatible(mismatch) => *site.refusal(format!(
                 "{mismatch}; restore with the operator that wrote it, or give this one a new uid"
@@ -663,6 +678,7 @@ impl<B: Body> Task for OperatorTask<B> {
         if foreign {
             keyed.detach(&mut ChainTables::of(body.stage()));
         }
+        crash_point!("restore.after_task");
         self.count_state();
         Ok(())
     }

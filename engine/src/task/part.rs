@@ -192,6 +192,7 @@ impl Part {
         complete: bool,
     ) -> Result<(), String> {
         if self.segments.last().is_none_or(|segment| segment.path != path) {
+            crash_point!("segment.begun");
             let file = BackgroundFile::create(&files.disk, self.absolute(files, &path)?);
             self.segments.push(Segment { path, file, durable: false });
         }
@@ -210,6 +211,9 @@ impl Part {
         for segment in self.segments.iter_mut().filter(|segment| !segment.durable) {
             let failed = |error| format!("writing segment {} failed: {error}", segment.path);
             segment.durable = segment.file.poll().map_err(failed)?;
+            if segment.durable {
+                crash_point!("segment.durable");
+            }
             durable &= segment.durable;
         }
         Ok(durable)
@@ -223,6 +227,7 @@ impl Part {
         partition: u32,
     ) -> Result<(), String> {
         let checkpoint = self.trigger.checkpoint;
+        crash_point!("in_flight.before_collect");
         let mut raw: Vec<(ChannelState, Vec<u8>)> = Vec::new();
         let state = |edge: &Arc<str>, producer, consumer, generation, origin, records| ChannelState {
             edge: edge.to_string(),
@@ -285,6 +290,7 @@ impl Part {
         }
         let states = raw.into_iter().map(|(state, _)| state).collect();
         self.channels = Some(Channels { states, file, records, bytes: bytes as u64 });
+        crash_point!("in_flight.after_collect");
         Ok(())
     }
 
@@ -325,7 +331,7 @@ impl Part {
                 Err(error) => return Ok(Err(format!("writing checkpoint {checkpoint} failed: {error}"))),
             }
         }
-        if !durable {
+        if !durable && !(planted!("ack_before_durable") && self.external && self.serialised) {
             return Ok(Ok(None));
         }
         body.stage().list_committables(checkpoint, &mut self.operators);

@@ -143,8 +143,11 @@ impl CheckpointStore {
         let files = Files::new(disk.clone());
         let dir = root.join(job);
         let shared = dir.join(names::SHARED);
+        crash_point!("store.before_create_dirs");
         files.create_dir_durably(&shared)?;
+        crash_point!("store.after_create_dirs");
         let lock = lock(&dir)?;
+        crash_point!("store.after_lock");
         let mut store = CheckpointStore {
             disk,
             files,
@@ -162,9 +165,11 @@ impl CheckpointStore {
             lock,
         };
         store.scan()?;
+        crash_point!("store.after_scan");
         if let Err(error) = store.sweep(&|_| false) {
             tracing::warn!(%error, "leftovers of an earlier run stay");
         }
+        crash_point!("store.after_sweep");
         Ok(store)
     }
 
@@ -219,13 +224,17 @@ impl CheckpointStore {
     pub fn next_attempt(&mut self) -> Result<AttemptId, StoreError> {
         let id = AttemptId(self.attempts.take(&self.dir)?);
         self.attempt_dirs.insert(id);
+        crash_point!("attempt.before_create_dir");
         self.files.create_dir(&self.dir.join(names::attempt_dir(id)))?;
+        crash_point!("attempt.before_dir_sync");
         self.files.sync_dir(&self.dir)?;
+        crash_point!("attempt.after_dir_sync");
         self.attempts.found_durable(id.0);
         // A directory that cannot be removed now is removed at a later attempt.
         let (files, dir) = (&self.files, &self.dir);
         self.attempt_dirs
             .retain(|old| *old >= id || files.remove_dir(&dir.join(names::attempt_dir(*old))).is_err());
+        crash_point!("attempt.after_remove_older");
         Ok(id)
     }
 
@@ -262,8 +271,11 @@ impl CheckpointStore {
     ///   of another checkpoint, or does not account for each byte of its files of in-flight data.
     /// - [`StoreError::Incompatible`]: it belongs to another job.
     pub fn load(&self, id: CheckpointId) -> Result<Manifest, StoreError> {
+        crash_point!("restore.before_read_manifest");
         let manifest = self.read_manifest(id, true)?;
+        crash_point!("restore.before_dirs_sync");
         self.files.sync_dirs(&[&self.chk(id), &self.shared, &self.dir])?;
+        crash_point!("restore.after_dirs_sync");
         Ok(manifest)
     }
 
@@ -292,8 +304,13 @@ impl CheckpointStore {
     pub fn begin(&mut self) -> Result<CheckpointId, StoreError> {
         let id = CheckpointId(self.checkpoints.take(&self.dir)?);
         self.dead.insert(id);
+        crash_point!("begin.before_create_dir");
         self.files.create_dir(&self.chk(id))?;
-        self.files.sync_dir(&self.dir)?;
+        crash_point!("begin.before_dir_sync");
+        if !planted!("skip_begin_dir_sync") {
+            self.files.sync_dir(&self.dir)?;
+        }
+        crash_point!("begin.after_dir_sync");
         self.checkpoints.found_durable(id.0);
         self.dead.remove(&id);
         self.pending.insert(id);
@@ -329,13 +346,24 @@ impl CheckpointStore {
         let file_bytes = bytes.len() as u64;
         let chk = self.chk(id);
         let (temporary, path) = (chk.join(names::MANIFEST_TEMPORARY), chk.join(names::MANIFEST));
-        self.files.sync_dirs(&[&self.shared, &chk])?;
+        crash_point!("manifest.before_data_dirs_sync");
+        if !planted!("skip_data_dirs_sync") {
+            self.files.sync_dirs(&[&self.shared, &chk])?;
+        }
+        crash_point!("manifest.after_data_dirs_sync");
         self.files.with_open(&temporary, OpenMode::CreateNew, |file| {
+            crash_point!("manifest.after_create");
             file.write(bytes)?;
-            file.sync_data()
+            crash_point!("manifest.after_write");
+            if planted!("skip_manifest_sync") { Ok(()) } else { file.sync_data() }
         })?;
+        crash_point!("manifest.before_rename");
         // From here on the checkpoint may be complete, whatever this process learns of it.
-        let renamed = self.files.rename(&temporary, &path).and_then(|()| self.files.sync_dir(&chk));
+        let renamed = self.files.rename(&temporary, &path).and_then(|()| {
+            crash_point!("manifest.after_rename");
+            if planted!("skip_manifest_dir_sync") { Ok(()) } else { self.files.sync_dir(&chk) }
+        });
+        crash_point!("manifest.after_dir_sync");
         self.pending.remove(&id);
         match renamed {
             Ok(()) => {
@@ -430,12 +458,16 @@ impl CheckpointStore {
 
     fn release_one(&mut self, id: CheckpointId) {
         let chk = self.chk(id);
+        crash_point!("retention.before_remove_manifest");
         if let Err(error) = self.files.remove(&chk.join(names::MANIFEST)) {
             tracing::warn!(%error, checkpoint = id.0, "a checkpoint stays that should go");
             return;
         }
-        match self.files.sync_dir(&chk) {
+        crash_point!("retention.before_dir_sync");
+        let synced = if planted!("release_without_dir_sync") { Ok(()) } else { self.files.sync_dir(&chk) };
+        match synced {
             Ok(()) => {
+                crash_point!("retention.after_dir_sync");
                 self.retention.released(id);
                 self.dead.insert(id);
                 self.dispose_claimed(id);
@@ -463,8 +495,12 @@ impl CheckpointStore {
     fn clean(&mut self, in_use: &dyn Fn(&str) -> bool) -> Result<(), StoreError> {
         let mut result = Ok(());
         for path in self.retention.deletable(in_use) {
+            crash_point!("retention.before_remove_file");
             match self.files.remove(&self.dir.join(&path)) {
-                Ok(()) => self.retention.deleted(&path),
+                Ok(()) => {
+                    crash_point!("retention.after_remove_file");
+                    self.retention.deleted(&path);
+                }
                 Err(error) => result = result.and(Err(error)),
             }
         }
@@ -505,7 +541,13 @@ impl CheckpointStore {
         }
         let (files, dir, newest) = (&self.files, &self.dir, self.checkpoints.durable);
         let stays = |id: &CheckpointId| {
-            id.0 >= newest || files.remove_dir(&dir.join(names::checkpoint_dir(*id))).is_err()
+            if id.0 >= newest {
+                return true;
+            }
+            crash_point!("retention.before_remove_dir");
+            let is_gone = files.remove_dir(&dir.join(names::checkpoint_dir(*id))).is_ok();
+            crash_point!("retention.after_remove_dir");
+            !is_gone
         };
         self.dead.retain(stays);
     }
@@ -526,7 +568,9 @@ fn read_manifest(files: &Files, path: &Path, sync: bool) -> Result<Manifest, Sto
         let file_bytes = manifest::file_bytes(path, &header)?;
         file.expect_length(file_bytes)?;
         if sync && !broken!(ManifestUnsynced) {
+            crash_point!("restore.before_manifest_sync");
             file.sync_data()?;
+            crash_point!("restore.after_manifest_sync");
         }
         file.read_exactly(0, file_bytes as usize)
     })?;

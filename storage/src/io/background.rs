@@ -38,6 +38,7 @@ pub struct BackgroundFile {
 impl BackgroundFile {
     /// Starts to create `path`.
     pub fn create(disk: &DiskHandle, path: PathBuf) -> Self {
+        crash_point!("data.before_create");
         BackgroundFile {
             disk: disk.clone(),
             stage: Stage::Opening(disk.open(&path, OpenMode::CreateDirect)),
@@ -91,6 +92,7 @@ impl BackgroundFile {
                 Some(file) => {
                     self.stage = Stage::Writing(file?);
                     self.created = true;
+                    crash_point!("data.after_create");
                 }
                 None => return Ok(false),
             }
@@ -100,6 +102,7 @@ impl BackgroundFile {
                 match write.poll() {
                     Some(result) => {
                         result?;
+                        crash_point!("data.after_write");
                         self.writes.pop_front();
                     }
                     None => break,
@@ -108,19 +111,30 @@ impl BackgroundFile {
             while self.writes.len() < WRITES_MAX {
                 let Some(chunk) = self.waiting.pop_front() else { break };
                 let length = chunk.len() as u64;
+                crash_point!("data.before_write");
                 self.writes.push_back(self.disk.write(file, self.bytes, chunk));
                 self.bytes += length;
             }
             if self.complete && self.waiting.is_empty() && self.writes.is_empty() {
-                self.stage = Stage::Syncing(file, self.disk.sync_data(file));
+                crash_point!("data.before_sync");
+                self.stage = match planted!("manifest_before_data") {
+                    true => Stage::Durable,
+                    false => Stage::Syncing(file, self.disk.sync_data(file)),
+                };
             }
         }
         if let Stage::Syncing(file, ticket) = &mut self.stage {
             match ticket.poll() {
+                Some(Err(_)) if planted!("retry_failed_sync") => {
+                    self.stage = Stage::Opening(self.disk.open(&self.path, OpenMode::ReadWrite));
+                    return Ok(false);
+                }
                 Some(result) => {
                     result?;
+                    crash_point!("data.after_sync");
                     // The answer does not matter: the data are durable, and the descriptor is gone either way.
                     drop(self.disk.close(*file));
+                    crash_point!("data.after_close");
                     self.stage = Stage::Durable;
                 }
                 None => return Ok(false),

@@ -26,7 +26,7 @@ mod tests;
 pub use background::BackgroundFile;
 pub use mapped::MappedFile;
 #[cfg(any(test, feature = "testing"))]
-pub use sim::{CrashProfile, Fault, OpKind, OpRecord, SimDisk};
+pub use sim::{CrashProfile, Exploration, Explored, Fault, OpKind, OpRecord, Seen, SimDisk};
 pub use std_disk::StdDisk;
 pub use ticket::{Notify, Ticket};
 #[cfg(target_os = "linux")]

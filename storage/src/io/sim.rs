@@ -12,10 +12,12 @@
 
 mod crash;
 mod model;
+mod explore;
 #[cfg(test)]
 mod tests;
 
 pub use crash::CrashProfile;
+pub use explore::{Exploration, Explored, Seen};
 
 use super::rules::{check_range, complete, not_open, poisoned};
 use super::{Completion, Disk, FileId, OpenMode, Reply, Request};
@@ -72,7 +74,11 @@ pub struct OpRecord {
 /// Clones do not exist; share it by its [`Arc`].
 pub struct SimDisk {
     state: Mutex<State>,
+    watcher: Mutex<Option<Watcher>>,
 }
+
+/// Looks at a disk just before an operation takes effect.
+type Watcher = Arc<dyn Fn(&SimDisk, OpKind) + Send + Sync>;
 
 struct State {
     fs: FileSystem,
@@ -109,7 +115,36 @@ impl SimDisk {
     }
 
     fn holding(fs: FileSystem) -> SimDisk {
-        SimDisk { state: Mutex::new(State::new(fs)) }
+        SimDisk { state: Mutex::new(State::new(fs)), watcher: Mutex::new(None) }
+    }
+
+    /// Calls `watcher` from now on just before each operation that may change the disk or make something durable: the moments
+    /// between which a power loss makes no difference. It may take images, and must not submit requests.
+    pub fn watch(&self, watcher: impl Fn(&SimDisk, OpKind) + Send + Sync + 'static) {
+        *self.watcher.lock().unwrap_or_else(PoisonError::into_inner) = Some(Arc::new(watcher));
+    }
+
+    /// Calls nobody any more.
+    pub fn unwatch(&self) {
+        *self.watcher.lock().unwrap_or_else(PoisonError::into_inner) = None;
+    }
+
+    fn announce(&self, request: &Request) {
+        let changes = match request {
+            Request::Open { mode, .. } => *mode == OpenMode::CreateNew,
+            Request::Read { .. } | Request::Length { .. } | Request::Close { .. } | Request::List { .. } => {
+                false
+            }
+            _ => true,
+        };
+        if !changes {
+            return;
+        }
+        // Not called under the lock: it may run for long, and another disk's operations may take place meanwhile.
+        let watcher = self.watcher.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        if let Some(watcher) = watcher {
+            watcher(self, OpKind::of(request));
+        }
     }
 
     /// With `true`, requests submitted from now on wait for [`SimDisk::complete_next`]; with `false` they complete at
@@ -131,8 +166,9 @@ impl SimDisk {
             return false;
         }
         let (request, done) = state.pending.remove(index);
-        let answer = state.execute(request);
         drop(state);
+        self.announce(&request);
+        let answer = self.lock().execute(request);
         complete(done, answer);
         true
     }
@@ -259,6 +295,19 @@ impl SimDisk {
         files
     }
 
+    /// The paths of all directories but the root, in no order.
+    pub fn dirs(&self) -> Vec<PathBuf> {
+        let state = self.lock();
+        let (mut found, mut dirs) = (Vec::new(), vec![PathBuf::from("/")]);
+        while let Some(dir) = dirs.pop() {
+            let entries = state.fs.list(&dir).unwrap_or_default();
+            let below: Vec<_> = entries.into_iter().filter(|e| e.is_dir).map(|e| dir.join(e.name)).collect();
+            found.extend(below.iter().cloned());
+            dirs.extend(below);
+        }
+        found
+    }
+
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -271,8 +320,9 @@ impl Disk for SimDisk {
             state.pending.push((request, done));
             return;
         }
-        let answer = state.execute(request);
         drop(state);
+        self.announce(&request);
+        let answer = self.lock().execute(request);
         complete(done, answer);
     }
 }
@@ -420,14 +470,22 @@ impl State {
         let first = match profile {
             CrashProfile::LoseAll => 0,
             CrashProfile::Prefix => chooser.choose(self.pending.len() + 1),
-            CrashProfile::KeepAll | CrashProfile::Weak => self.pending.len(),
+            CrashProfile::KeepAll | CrashProfile::Weak | CrashProfile::WeakPages => self.pending.len(),
         };
+        let picks = matches!(profile, CrashProfile::Weak | CrashProfile::WeakPages);
         for (request, _) in &self.pending[..first] {
-            if profile != CrashProfile::Weak || chooser.choose(2) == 1 {
+            if !picks || chooser.choose(2) == 1 {
                 self.apply_silently(&mut fs, request);
             }
         }
         crash::image(&fs, profile, chooser)
+    }
+
+    /// The file system now, with the effects of all requests that wait.
+    fn crashed_keeping_requests(&self) -> FileSystem {
+        let mut fs = self.fs.clone();
+        self.pending.iter().for_each(|(request, _)| self.apply_silently(&mut fs, request));
+        fs
     }
 
     /// Applies what a request would do to `fs`; whether it fails is of interest to nobody any more.

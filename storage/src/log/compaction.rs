@@ -198,6 +198,7 @@ impl Log {
                 match self.empty_page(page, sequence, &mut left) {
                     Progress::Emptied => {
                         self.compaction.gathered.pop();
+                        crash_point!("compaction.after_page");
                         self.end_when_small_enough();
                         (self.compaction.slot, self.compaction.prefetched) = (0, 0);
                     }
@@ -233,6 +234,7 @@ impl Log {
                     _ => {}
                 }
                 self.compaction.aim = aim;
+                crash_point!("compaction.after_decision");
             }
         }
     }
@@ -274,6 +276,7 @@ impl Log {
                 self.compaction.gathered.push(Gathered { place, sequence: meta.sequence, page });
             }
         }
+        crash_point!("compaction.after_gather");
         self.compaction.gathered.sort_unstable_by(|a, b| b.cmp(a));
         if self.compaction.hand < end {
             self.compaction.aim = Some(aim);

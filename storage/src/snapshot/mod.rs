@@ -171,6 +171,7 @@ impl KeyedSnapshots {
         savepoint: bool,
         tables: &mut dyn Tables,
     ) {
+        crash_point!("snapshot.before_begin");
         self.pending.iter_mut().for_each(|pending| pending.finish(tables));
         let metas: Vec<KeyedStateMeta> = (0..tables.count()).map(|i| tables.table(i).meta()).collect();
         let full = savepoint || !self.incremental;
@@ -224,6 +225,7 @@ impl KeyedSnapshots {
             self.file_bytes,
         );
         self.pending.push(writing);
+        crash_point!("snapshot.after_begin");
     }
 
     /// Does one slice of the work for `checkpoint`: about one block, or what `rows` visited slots yield. A
@@ -264,11 +266,13 @@ impl KeyedSnapshots {
         if self.pending[at].savepoint {
             return self.aborted(checkpoint, tables);
         }
+        crash_point!("snapshot.before_completed");
         let completed = self.pending.remove(at);
         for (i, epoch) in completed.epochs.iter().enumerate() {
             tables.table(i).completed(*epoch);
         }
         self.chain = completed.chain;
+        crash_point!("snapshot.after_completed");
         for _ in 0..self.pending[..at].iter().filter(|older| !older.savepoint).count() {
             let older = self.pending.iter().position(|older| !older.savepoint).expect("just counted");
             self.pending.remove(older);
@@ -321,7 +325,9 @@ impl KeyedSnapshots {
             allow_unmatched: self.allow_unmatched,
             threads: self.restore_threads,
         };
+        crash_point!("restore.before_keyed");
         self.chain = stored.load(&self.groups, tables)?;
+        crash_point!("restore.after_keyed");
         Ok(())
     }
 }

@@ -109,6 +109,7 @@ impl Stored<'_> {
             }
         }
         found.sort_by_key(|segment| (segment.sequence(), segment.index.file()));
+        crash_point!("restore.after_directories");
         let mut bases = Bases::new();
         for segment in &found {
             for (table, block) in segment.counted().filter(|(_, block)| block.kind == BlockKind::Base) {
@@ -213,6 +214,7 @@ impl Stored<'_> {
         };
         let apply = |run: usize, blocks: Decoded| {
             let s = runs[run].0;
+            crash_point!("restore.before_apply");
             for (block, rows) in blocks? {
                 found[s].apply(used(&uses[s], &block), &block, &rows, tables)?;
             }

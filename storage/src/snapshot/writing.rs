@@ -112,6 +112,7 @@ impl Writing {
         } else {
             Written::Done
         };
+        crash_point!("snapshot.after_slice");
         self.table += usize::from(written == Written::Done);
         self.serialised = self.table >= self.epochs.len();
         if self.serialised {
@@ -142,5 +143,6 @@ impl Writing {
         };
         self.chain.append(part, self.builder.blocks());
         self.out.push_back((path, self.builder.take(), true));
+        crash_point!("snapshot.after_file");
     }
 }

@@ -138,6 +138,7 @@ pub(super) fn publish(disk: DiskHandle, layout: Arc<Layout>, parts: Vec<PartRef>
         }
         if !parts.is_empty() {
             sync_dir(&disk, &layout.dir).await?;
+            crash_point!("file_sink.after_publish_dir_sync");
         }
         Ok(())
     })
@@ -160,7 +161,10 @@ async fn publish_one(disk: &DiskHandle, layout: &Layout, part: PartRef) -> Resul
             )
             .into());
         }
-        return rename(disk, &finished, &published).await;
+        crash_point!("file_sink.before_publish_rename");
+        rename(disk, &finished, &published).await?;
+        crash_point!("file_sink.after_publish_rename");
+        return Ok(());
     }
     match present {
         Some(bytes) if bytes == part.bytes => Ok(()),

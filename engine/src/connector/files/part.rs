@@ -127,6 +127,7 @@ impl Part {
         }
         let Some(file) = self.file.clone() else { return Ok(()) };
         while let Some(buffer) = self.waiting.pop_front() {
+            crash_point!("file_sink.before_write");
             let offset = self.submitted;
             self.submitted += buffer.len() as u64;
             self.writes.push_back((self.submitted, self.disk.write(file.id, offset, buffer)));
@@ -149,6 +150,7 @@ impl Part {
             let mut buffer = buffer.map_err(|error| {
                 failed("writing output file", &self.layout.in_progress(self.name), &error)
             })?;
+            crash_point!("file_sink.after_write");
             self.written = end;
             if spare.len() < SPARE_BUFFERS {
                 buffer.clear();
@@ -165,11 +167,13 @@ impl Part {
             let bytes = *bytes;
             self.sync = None;
             done.map_err(|error| failed("syncing output file", &self.layout.in_progress(self.name), &error))?;
+            crash_point!("file_sink.after_sync");
             self.durable = bytes;
         }
         let needed = self.durable < self.wanted && self.written >= self.wanted;
         // Sealing syncs the whole file anyhow.
         if self.sync.is_none() && needed && !self.finishing {
+            crash_point!("file_sink.before_sync");
             self.sync = Some((self.written, self.disk.sync_data(file.id)));
         }
         Ok(())
@@ -202,9 +206,12 @@ impl Part {
 fn create(disk: DiskHandle, layout: Arc<Layout>, name: PartName) -> Flow<OpenFile> {
     Box::pin(async move {
         let path = layout.in_progress(name);
+        crash_point!("file_sink.before_create");
         let file = answer(disk.open(&path, OpenMode::CreateNew)).await;
         let file = OpenFile::new(&disk, file.map_err(|error| failed("creating output file", &path, &error))?);
+        crash_point!("file_sink.after_create");
         sync_dir(&disk, &layout.dir).await?;
+        crash_point!("file_sink.after_create_dir_sync");
         Ok(file)
     })
 }
@@ -212,11 +219,16 @@ fn create(disk: DiskHandle, layout: Arc<Layout>, name: PartName) -> Flow<OpenFil
 fn seal(disk: DiskHandle, layout: Arc<Layout>, name: PartName, file: Arc<OpenFile>) -> Flow<()> {
     Box::pin(async move {
         let path = layout.in_progress(name);
+        crash_point!("file_sink.before_seal_sync");
         answer(disk.sync_data(file.id))
             .await
             .map_err(|error| failed("syncing output file", &path, &error))?;
+        crash_point!("file_sink.after_seal_sync");
         drop(file);
         rename(&disk, &path, &layout.pending(name)).await?;
-        sync_dir(&disk, &layout.dir).await
+        crash_point!("file_sink.after_seal_rename");
+        sync_dir(&disk, &layout.dir).await?;
+        crash_point!("file_sink.after_seal_dir_sync");
+        Ok(())
     })
 }

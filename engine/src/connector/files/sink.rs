@@ -159,6 +159,7 @@ impl<E: Encoder> Sink for FileSink<E> {
             self.rolling,
             Arc::clone(&self.unfinished),
         );
+        crash_point!("file_sink.before_recovery");
         let finished = committables.iter().map(read_committable).collect::<Result<Vec<_>, _>>()?;
         finish_now(publish(disk.clone(), Arc::clone(&self.layout), finished))?;
         writer.next_sequence = restored.iter().map(|state| state.next_sequence).max().unwrap_or(0);
@@ -189,7 +190,9 @@ impl<E: Encoder> Sink for FileSink<E> {
                         && !named.contains(&name) =>
                 {
                     let path = self.layout.dir.join(&entry.name);
+                    crash_point!("file_sink.before_remove");
                     disk.remove(&path).wait().map_err(|error| failed("removing", &path, &error))?;
+                    crash_point!("file_sink.after_remove");
                 }
                 _ => {}
             }
@@ -197,6 +200,7 @@ impl<E: Encoder> Sink for FileSink<E> {
         disk.sync_dir(&self.layout.dir)
             .wait()
             .map_err(|error| failed("syncing directory", &self.layout.dir, &error))?;
+        crash_point!("file_sink.after_recovery");
         Ok(writer)
     }
 }
@@ -242,11 +246,15 @@ impl<E: Encoder> FileSink<E> {
             let opened = answer(disk.open(&path, OpenMode::ReadWrite)).await;
             let file =
                 OpenFile::new(&disk, opened.map_err(|error| failed("opening output file", &path, &error))?);
-            let truncated = answer(disk.truncate(file.id, part.bytes)).await;
+            crash_point!("file_sink.before_truncate");
+            let length = if planted!("skip_truncation") { bytes } else { part.bytes };
+            let truncated = answer(disk.truncate(file.id, length)).await;
             truncated.map_err(|error| failed("truncating output file", &path, &error))?;
+            crash_point!("file_sink.after_truncate");
             answer(disk.sync_data(file.id))
                 .await
                 .map_err(|error| failed("syncing output file", &path, &error))?;
+            crash_point!("file_sink.after_truncate_sync");
             Ok(file)
         }))
     }

@@ -9,9 +9,13 @@
 //! all answers in turn runs through all images.
 
 use super::model::{
-    DirNode, FileNode, FileSystem, Node, NodeId, ROOT, SECTOR_BYTES, apply_cuts, write_sector,
+    DirNode, FileNode, FileSystem, LengthVersion, Node, NodeId, ROOT, SECTOR_BYTES, SectorVersion,
+    apply_cuts, write_sector,
 };
 use std::collections::BTreeMap;
+
+/// Bytes that the page cache writes together.
+const PAGE_BYTES: usize = 4_096;
 
 /// Which of the states that a power loss may leave is taken.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -25,6 +29,8 @@ pub enum CrashProfile {
     Prefix,
     /// Any sectors, lengths and directory changes survive, each on its own.
     Weak,
+    /// As [`CrashProfile::Weak`], with files torn at pages of 4 KiB instead of sectors.
+    WeakPages,
 }
 
 /// Makes the choices that determine one image.
@@ -83,10 +89,49 @@ impl Chooser for InTurn {
 /// The file system after power came back.
 pub(super) fn image(fs: &FileSystem, profile: CrashProfile, chooser: &mut impl Chooser) -> FileSystem {
     let dirs_until = match profile {
-        CrashProfile::LoseAll | CrashProfile::Weak => 0,
+        CrashProfile::LoseAll | CrashProfile::Weak | CrashProfile::WeakPages => 0,
         CrashProfile::KeepAll => u64::MAX,
         CrashProfile::Prefix => prefix_of(dir_seqs(fs), chooser),
     };
+    survivors(
+        fs,
+        |file, chooser: &mut _| surviving_content(file, profile, chooser),
+        |dir, chooser: &mut _| surviving_entries(dir, profile, dirs_until, chooser),
+        chooser,
+    )
+}
+
+/// The file system after power came back, if of all unsynced changes those survived whose numbers `keep` says, each whole.
+pub(super) fn image_of(fs: &FileSystem, keep: &dyn Fn(u64) -> bool) -> FileSystem {
+    survivors(
+        fs,
+        |file, ()| kept_content(file, keep),
+        |dir, ()| dir.surviving(|change| keep(change.seq)),
+        &mut (),
+    )
+}
+
+/// Numbers of all unsynced changes, rising.
+pub(super) fn changes(fs: &FileSystem) -> Vec<u64> {
+    let mut seqs: Vec<u64> = Vec::new();
+    for node in fs.nodes.values() {
+        match node {
+            Node::File(file) => seqs.extend(file_seqs(file)),
+            Node::Dir(dir) => seqs.extend(dir.unsynced.iter().map(|change| change.seq)),
+        }
+    }
+    seqs.retain(|seq| *seq > 0);
+    seqs.sort_unstable();
+    seqs.dedup();
+    seqs
+}
+
+fn survivors<C>(
+    fs: &FileSystem,
+    mut content: impl FnMut(&FileNode, &mut C) -> Vec<u8>,
+    mut entries: impl FnMut(&DirNode, &mut C) -> BTreeMap<String, NodeId>,
+    chooser: &mut C,
+) -> FileSystem {
     let mut nodes = BTreeMap::new();
     // What no surviving directory names is gone, so the walk starts at the root and needs no other.
     let mut reached = vec![ROOT];
@@ -95,9 +140,9 @@ pub(super) fn image(fs: &FileSystem, profile: CrashProfile, chooser: &mut impl C
             continue;
         }
         let node = match &fs.nodes[&id] {
-            Node::File(file) => Node::File(FileNode::durable(surviving_content(file, profile, chooser))),
+            Node::File(file) => Node::File(FileNode::durable(content(file, chooser))),
             Node::Dir(dir) => {
-                let entries = surviving_entries(dir, profile, dirs_until, chooser);
+                let entries = entries(dir, chooser);
                 reached.extend(entries.values());
                 Node::Dir(DirNode { current: entries.clone(), durable: entries, unsynced: Vec::new() })
             }
@@ -128,7 +173,7 @@ fn surviving_entries(
     until: u64,
     chooser: &mut impl Chooser,
 ) -> BTreeMap<String, NodeId> {
-    if profile != CrashProfile::Weak {
+    if !matches!(profile, CrashProfile::Weak | CrashProfile::WeakPages) {
         return dir.surviving(|change| change.seq <= until);
     }
     match chooser.choose(4) {
@@ -144,7 +189,7 @@ fn surviving_content(file: &FileNode, profile: CrashProfile, chooser: &mut impl 
         CrashProfile::LoseAll => 0,
         CrashProfile::KeepAll => u64::MAX,
         CrashProfile::Prefix => prefix_of(file_seqs(file), chooser),
-        CrashProfile::Weak => match chooser.choose(file.lengths.len() + 1) {
+        CrashProfile::Weak | CrashProfile::WeakPages => match chooser.choose(file.lengths.len() + 1) {
             0 => 0,
             index => file.lengths[index - 1].seq,
         },
@@ -155,20 +200,59 @@ fn surviving_content(file: &FileNode, profile: CrashProfile, chooser: &mut impl 
     let next_cut =
         file.lengths.iter().find(|l| l.is_cut && l.seq > length_seq).map_or(u64::MAX, |cut| cut.seq);
 
+    // A quarter of the files lose all, a quarter keep all that they can, the rest are torn.
+    let picks = matches!(profile, CrashProfile::Weak | CrashProfile::WeakPages);
+    let tendency = if picks { chooser.choose(4) } else { 0 };
+    // The page that was decided upon last, and until when its sectors are kept.
+    let mut page = None;
+    assemble(file, length, |index, versions| {
+        let possible = versions.partition_point(|version| version.seq < next_cut);
+        match (profile, tendency) {
+            (CrashProfile::Weak | CrashProfile::WeakPages, 0) => 0,
+            (CrashProfile::Weak | CrashProfile::WeakPages, 1) => possible,
+            (CrashProfile::Weak, _) => chooser.choose(possible + 1),
+            (CrashProfile::WeakPages, _) => {
+                let number = index * SECTOR_BYTES / PAGE_BYTES;
+                let kept_until = match page {
+                    Some((decided, kept_until)) if decided == number => kept_until,
+                    _ => match chooser.choose(possible + 1).checked_sub(1) {
+                        Some(last) => versions[last].seq,
+                        None => 0,
+                    },
+                };
+                page = Some((number, kept_until));
+                versions.partition_point(|version| version.seq <= kept_until).min(possible)
+            }
+            _ => versions.partition_point(|version| version.seq <= until),
+        }
+    })
+}
+
+/// The content of a file of whose unsynced changes those survived that `keep` names.
+fn kept_content(file: &FileNode, keep: &dyn Fn(u64) -> bool) -> Vec<u8> {
+    let length = file.lengths.iter().rev().find(|length| keep(length.seq));
+    let length_seq = length.map_or(0, |length| length.seq);
+    let next_cut =
+        file.lengths.iter().find(|l| l.is_cut && l.seq > length_seq).map_or(u64::MAX, |cut| cut.seq);
+    assemble(file, length, |_, versions| {
+        let kept = |version: &SectorVersion| version.seq < next_cut && keep(version.seq);
+        versions.iter().rposition(kept).map_or(0, |last| last + 1)
+    })
+}
+
+/// The content of a file whose length is that of one version, or the durable one. `kept` says, of each sector, how many
+/// versions count: the last of them is there.
+fn assemble(
+    file: &FileNode,
+    length: Option<&LengthVersion>,
+    mut kept: impl FnMut(usize, &[SectorVersion]) -> usize,
+) -> Vec<u8> {
+    let length_seq = length.map_or(0, |length| length.seq);
     let mut content = file.durable.clone();
     apply_cuts(&file.lengths, 0, length_seq, 0, &mut content);
     content.resize(length.map_or(file.durable.len(), |length| length.bytes), 0);
-    // A quarter of the files lose all, a quarter keep all that they can, the rest are torn.
-    let tendency = if profile == CrashProfile::Weak { chooser.choose(4) } else { 0 };
     for (index, versions) in &file.sectors {
-        let possible = versions.partition_point(|version| version.seq < next_cut);
-        let kept = match (profile, tendency) {
-            (CrashProfile::Weak, 0) => 0,
-            (CrashProfile::Weak, 1) => possible,
-            (CrashProfile::Weak, _) => chooser.choose(possible + 1),
-            _ => versions.partition_point(|version| version.seq <= until),
-        };
-        if let Some(version) = kept.checked_sub(1).map(|last| &versions[last]) {
+        if let Some(version) = kept(*index, versions).checked_sub(1).map(|last| &versions[last]) {
             let mut data = version.data;
             apply_cuts(&file.lengths, version.seq, length_seq, index * SECTOR_BYTES, &mut data);
             write_sector(&mut content, *index, &data);

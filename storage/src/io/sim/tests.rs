@@ -6,8 +6,13 @@ use proptest::prelude::*;
 use std::collections::BTreeSet;
 
 const SEEDS: std::ops::Range<u64> = 0..200;
-const PROFILES: [CrashProfile; 4] =
-    [CrashProfile::LoseAll, CrashProfile::KeepAll, CrashProfile::Prefix, CrashProfile::Weak];
+const PROFILES: [CrashProfile; 5] = [
+    CrashProfile::LoseAll,
+    CrashProfile::KeepAll,
+    CrashProfile::Prefix,
+    CrashProfile::Weak,
+    CrashProfile::WeakPages,
+];
 
 fn disk() -> (Arc<SimDisk>, DiskHandle) {
     let disk = SimDisk::new();
@@ -554,5 +559,53 @@ proptest! {
             let first = content(&disk.crash_image(profile, seed));
             prop_assert_eq!(first, content(&disk.crash_image(profile, seed)));
         }
+    }
+}
+
+#[test]
+fn few_images_are_all_explored_and_many_are_sampled_with_each_change_lost_and_kept_alone() {
+    let (disk, handle) = disk();
+    handle.write_file_durable("/a", &[1; 600]).expect("new");
+    let file = handle.open("/a", OpenMode::ReadWrite).wait().expect("there");
+    write(&handle, file, 0, vec![2; 600]);
+    handle.rename("/a", "/b").wait().expect("there");
+    let mut all = BTreeSet::new();
+    let show = |image: &Arc<SimDisk>| {
+        let content = |path| image.read_file(path).ok();
+        (content("/a"), content("/b"))
+    };
+    let exploration = Exploration { exhaustive: 4_096, samples: 100, seed: 1 };
+    let mut seen = Seen::default();
+    let explored = disk.explore(exploration, &0, &mut seen, |image, _| {
+        assert!(all.insert(show(image)), "each image is shown once");
+    });
+    assert!(explored.exhausted && explored.distinct == all.len() as u64);
+    // Either name, or the one lost with the other not there yet; two sectors of which each may be old or new.
+    assert!(all.len() >= 8, "{}", all.len());
+    assert_eq!(disk.explore(exploration, &0, &mut seen, |_, _| panic!("seen already")).distinct, 0);
+    assert!(disk.explore(exploration, &1, &mut seen, |_, _| {}).distinct > 0, "another context counts");
+
+    let mut sampled = BTreeSet::new();
+    let mut ways = Vec::new();
+    let some = Exploration { exhaustive: 3, samples: 200, seed: 1 };
+    let explored = disk.explore(some, &0, &mut Seen::default(), |image, how| {
+        sampled.insert(show(image));
+        ways.push(how.to_owned());
+    });
+    assert!(!explored.exhausted && sampled.is_subset(&all));
+    assert!(ways.iter().any(|how| how.ends_with("is lost alone")), "{ways:?}");
+    assert!(explored.images >= 200 + 2 + 3 * 2);
+}
+
+#[test]
+fn a_file_torn_at_pages_has_each_page_whole() {
+    let (disk, handle) = disk();
+    handle.write_file_durable("/a", &[1; 3 * 4_096]).expect("new");
+    let file = handle.open("/a", OpenMode::ReadWrite).wait().expect("there");
+    write(&handle, file, 0, vec![2; 3 * 4_096]);
+    let outcomes = outcomes(&disk, CrashProfile::WeakPages, "/a");
+    assert_eq!(outcomes.len(), 8, "each of three pages is old or new");
+    for content in outcomes.into_iter().flatten() {
+        assert!(content.chunks(4_096).all(|page| page.iter().all(|byte| *byte == page[0])));
     }
 }

@@ -113,6 +113,7 @@ impl Fetcher {
     /// Begins to read `page`, of which no read is under way, and which will take `bytes` of memory. Never blocks.
     pub fn start(&mut self, page: u32, source: Source, bytes: usize, scratch: Option<&Scratch>) {
         debug_assert!(!self.is_reading(page), "page {page} is being read already");
+        crash_point!("cold.before_read");
         let ticket = match &source {
             Source::Block { segment, offset, bytes, .. } => match self.files.get(segment) {
                 Some(File::Open(file)) => Some(self.disk.read(*file, *offset, *bytes as usize)),
@@ -148,6 +149,7 @@ impl Fetcher {
         self.poll_opens()?;
         while let Some(read) = self.reads.front_mut() {
             let Some(answer) = read.ticket.as_mut().and_then(Ticket::poll) else { return Ok(false) };
+            crash_point!("cold.after_read");
             let read = self.reads.pop_front().expect("there is a front");
             self.pages.remove(&read.page);
             self.reserved_bytes -= read.bytes;

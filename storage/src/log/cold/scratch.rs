@@ -112,6 +112,7 @@ impl Scratch {
     /// # Panics
     /// When the image is empty or exceeds 4 GiB.
     pub fn write(&mut self, page: u64, mut image: Vec<u8>) {
+        crash_point!("scratch.before_write");
         assert!(!image.is_empty(), "an image has bytes");
         let bytes = u32::try_from(image.len()).expect("a page has less than 4 GiB");
         let mut slot = Slot { offset: 0, bytes, crc: crc32fast::hash(&image) };
@@ -154,6 +155,7 @@ impl Scratch {
         while let Some(write) = self.writes.front_mut() {
             let Step::Writes(ticket) = &mut write.step else { return };
             let Some(answer) = ticket.poll() else { return };
+            crash_point!("scratch.after_write");
             let (page, slot) = (write.page, write.slot);
             self.writes.pop_front();
             let needed = match answer {
@@ -186,6 +188,7 @@ impl Scratch {
                 File::Opening(ticket) => match ticket.poll() {
                     None => return Ok(()),
                     Some(Ok(file)) => {
+                        crash_point!("scratch.after_create");
                         self.file = File::Open(file);
                         // A name that stays is removed when the job starts the next time.
                         drop(self.disk.remove(&self.path));

@@ -3,6 +3,7 @@
 //! Each rule is a function from text to [`Violation`]s, tested on small texts; this file alone walks the workspace.
 //! All violations are reported at once, each as `path:line: what is wrong and what to do`.
 
+mod crash_points;
 mod ladder;
 mod rules;
 mod tree;
@@ -69,6 +70,7 @@ pub fn run(root: &Path) -> Result<(), String> {
             violations.extend(ladder.check(&path, &code));
         }
     }
+    violations.extend(crash_points(root)?);
     if let Err(message) = crate::format::check(root) {
         violations.push(Violation::new(crate::format::PAGE, 0, message));
     }
@@ -83,6 +85,30 @@ pub fn run(root: &Path) -> Result<(), String> {
         }
         count => Err(format!("tidy: {count} place(s) break a rule, listed above")),
     }
+}
+
+/// Checks that each crash point is used and tested.
+fn crash_points(root: &Path) -> Result<Vec<Violation>, String> {
+    let mut texts = Vec::new();
+    for (table, folder) in crash_points::CRATES {
+        let mut files = Vec::new();
+        for file in source::files_below(&root.join(folder))? {
+            if file.extension().is_some_and(|extension| extension == "rs") && file != root.join(table) {
+                files.push(source::read(&file)?);
+            }
+        }
+        texts.push((table, source::read(&root.join(table))?, files));
+    }
+    let tests = source::read(&root.join(crash_points::TESTS))?;
+    let crates: Vec<_> = texts
+        .iter()
+        .map(|(path, table, files)| crash_points::Crate {
+            path,
+            table,
+            files: files.iter().map(String::as_str).collect(),
+        })
+        .collect();
+    Ok(crash_points::check(&crates, &tests))
 }
 
 /// Path of `file` below `root`, with `/`.

@@ -1,0 +1,8 @@
+//! Fuzzes `bodies::channel_state`.
+#![no_main]
+
+#[allow(dead_code, reason = "each target runs one of them")]
+#[path = "../bodies.rs"]
+mod bodies;
+
+libfuzzer_sys::fuzz_target!(|data: &[u8]| bodies::channel_state(data));
