@@ -292,7 +292,9 @@ impl<B: Body> OperatorTask<B> {
 
     /// True while the task must not take anything in.
     fn is_held(&self) -> bool {
-        self.settling || self.savepoint_waits || matches!(self.stopping, Stopping::Suspended(_) | Stopping::Ending)
+        self.settling
+            || self.savepoint_waits
+            || matches!(self.stopping, Stopping::Suspended(_) | Stopping::Ending)
     }
 
     /// The atomic step. No record, timer or callback comes in between.
