@@ -1,9 +1,12 @@
-//! Restores at another parallelism with in-flight data, and into jobs whose edges have changed, on simulated workers.
+//! Restores at another parallelism with in-flight data, and into jobs whose edges have changed; most on simulated workers,
+//! some on real ones.
 //!
 //! `THALWEG_SEED=<seed>` replays one seed of each test; `THALWEG_RUNS=<n>` multiplies the number of seeds.
 
 use thalweg_tests::conformance::Tally;
-use thalweg_tests::conformance::rescale::{CHANGED_EDGES, NamedCase, RESCALES, SLOW_RESCALES, cases};
+use thalweg_tests::conformance::rescale::{
+    CHANGED_EDGES, NamedCase, REAL_RESCALES, RESCALES, SLOW_RESCALES, cases,
+};
 
 /// Runs a case by `seeds` seeds, or by the one to replay; panics with the first that violates anything.
 fn hold(name: &str, seeds: u64) -> Tally {
@@ -148,4 +151,31 @@ changed_edges! {
     pipeline_during_recovery_2_to_5_to_4_to_1: "pipeline-during-recovery-2-to-5-to-4-to-1", 4 seeds, true;
     finished_in_part_4_to_3: "finished-in-part-4-to-3", 4 seeds, false;
     finished_in_part_2_to_5: "finished-in-part-2-to-5", 4 seeds, false;
+}
+
+macro_rules! real_rescales {
+    ($($test:ident: $name:literal;)*) => {
+        $(
+            #[test]
+            fn $test() {
+                let tally = hold($name, 2);
+                assert!(tally.restored_records > 0, "no in-flight data were ever restored: {tally:?}");
+            }
+        )*
+
+        #[test]
+        fn every_rescale_on_real_workers_is_tested() {
+            let tested = [$($name),*];
+            assert!(REAL_RESCALES.iter().all(|(name, _)| tested.contains(name)));
+        }
+    };
+}
+
+real_rescales! {
+    real_pipeline_2_to_3: "rescale-real-pipeline-2-to-3";
+    real_pipeline_7_to_3: "rescale-real-pipeline-7-to-3";
+    real_union_3_to_2: "rescale-real-union-3-to-2";
+    real_multi_input_3_to_7: "rescale-real-multi-input-3-to-7";
+    real_keyed_broadcast_2_to_7: "rescale-real-keyed-broadcast-2-to-7";
+    real_broadcast_5_to_2: "rescale-real-broadcast-5-to-2";
 }

@@ -113,6 +113,40 @@ fn restored_batches_take_the_first_positions_and_come_first() {
 }
 
 #[test]
+fn each_batch_tells_the_generation_it_was_restored_in_and_new_ones_the_next() {
+    let mut restored = Restored::before(3);
+    [(0, 1), (0, 2), (2, 3)].into_iter().for_each(|(generation, n)| restored.push(generation, vec![n]));
+    let spec = ChannelSpec {
+        ring_batches: 1,
+        batch_records: 1,
+        side_entries: 2,
+        pool: Arc::new(BatchPool::new(1 << 20)),
+        consumer: Doorbell::new(Rings::default()),
+        producer: Doorbell::new(Rings::default()),
+    };
+    let (mut sender, mut receiver) = channel(spec, restored);
+    sender.push(4);
+    assert_eq!(sender.generation(), 3);
+    receiver.look(|_| {});
+    let generations: Vec<u32> = (0..4).map(|position| receiver.generation(position)).collect();
+    assert_eq!(generations, [0, 0, 2, 3]);
+    let mut upcoming = Vec::new();
+    while receiver.taken() < receiver.visible() {
+        upcoming.push(receiver.restored_generation());
+        receiver.take();
+        receiver.current().take();
+    }
+    assert_eq!(upcoming, [Some(0), Some(0), Some(2), None]);
+    assert_eq!(receiver.generation(1), 0, "also of a batch that is taken");
+}
+
+#[test]
+#[should_panic(expected = "older than new ones")]
+fn restored_batches_of_the_generation_that_is_sent_next_are_refused() {
+    Restored::before(1).push(1, vec![0_u8]);
+}
+
+#[test]
 fn memory_of_restored_batches_never_displaces_the_producers_own() {
     let mut ends = ends(1, 1, 0, (0..20).map(|n| vec![n]).collect());
     ends.sender.push(20);

@@ -2,6 +2,7 @@
 
 mod checkpoints;
 pub(crate) mod ends;
+mod recovery;
 pub(crate) mod rules;
 mod savepoints;
 mod sources;
@@ -58,6 +59,10 @@ struct Sizes {
 const SMALL: Sizes = Sizes { ring: 1, batch: 2, pool: 1 << 20 };
 
 fn a_channel<T>(sizes: Sizes) -> (Sender<T>, Receiver<T>) {
+    a_channel_with(sizes, Restored::default())
+}
+
+fn a_channel_with<T>(sizes: Sizes, restored: Restored<T>) -> (Sender<T>, Receiver<T>) {
     let spec = ChannelSpec {
         ring_batches: sizes.ring,
         batch_records: sizes.batch,
@@ -66,7 +71,7 @@ fn a_channel<T>(sizes: Sizes) -> (Sender<T>, Receiver<T>) {
         consumer: Doorbell::new(Nobody),
         producer: Doorbell::new(Nobody),
     };
-    channel(spec, Restored::default())
+    channel(spec, restored)
 }
 
 /// What surrounds a task.
@@ -143,9 +148,10 @@ impl World {
     }
 }
 
-fn an_output<T: thalweg_storage::Data>(sizes: Sizes) -> (Output<T>, Receiver<T>) {
+fn an_output<T: thalweg_storage::Data>(sizes: Sizes, aligned_only: bool) -> (Output<T>, Receiver<T>) {
     let (sender, receiver) = a_channel(sizes);
     let edge = Edge::new("out".into(), vec![(0, sender)], crate::operator::ToOne(RoundRobin::default()));
+    let edge = edge.with_alignment(aligned_only);
     (Output::new(vec![Box::new(edge)], sizes.batch), receiver)
 }
 
@@ -171,12 +177,22 @@ fn restored<L: Link<u64, Out = u64>>(
     sizes: Sizes,
     restore: HashMap<String, OperatorRestore>,
 ) -> Harness<Chain<L>> {
+    let inputs = (0..inputs).map(|_| a_channel(sizes)).collect();
+    wired(link, inputs, an_output(sizes, false), restore)
+}
+
+/// A task over these channels.
+fn wired<L: Link<u64, Out = u64>>(
+    link: L,
+    inputs: Vec<(Sender<u64>, Receiver<u64>)>,
+    (output, receiver): (Output<u64>, Receiver<u64>),
+    restore: HashMap<String, OperatorRestore>,
+) -> Harness<Chain<L>> {
     let world = World::new();
-    let (output, receiver) = an_output(sizes);
     let mut bind = world.bind();
     bind.restore = restore;
     let stage = link.bind(&mut bind, output).unwrap();
-    let (senders, receivers): (Vec<_>, Vec<_>) = (0..inputs).map(|_| a_channel(sizes)).unzip();
+    let (senders, receivers): (Vec<_>, Vec<_>) = inputs.into_iter().unzip();
     let input = |(producer, receiver)| Input { edge: "in".into(), producer: producer as u32, receiver };
     let inputs = Inputs::new(receivers.into_iter().enumerate().map(input).collect(), 0);
     let gate = Gate::new(vec![ChannelKind::Exchange; senders.len()]);

@@ -55,9 +55,9 @@ type SourceTask = SourceBody<Deaf, Output<u64>>;
 
 fn source(reader: Deaf, policy: MalformedPolicy) -> (Harness<SourceTask>, Receiver<MalformedRecord>) {
     let world = World::new();
-    let (output, receiver) = an_output(SMALL);
+    let (output, receiver) = an_output(SMALL, false);
     let stage = Identity.bind(&mut world.bind(), output).unwrap();
-    let (dead_letters, dead) = an_output(SMALL);
+    let (dead_letters, dead) = an_output(SMALL, false);
     let site = Site { uid: "source".into(), partition: 0 };
     let body = SourceBody::new(site, reader, policy, Some(dead_letters), None, stage);
     let task = world.task(body, Gate::new(Vec::new()));

@@ -88,7 +88,7 @@ type OneStateful = OneInput<u64, Stateful<Output<u64>>>;
 fn one_input() -> (Harness<OneStateful>, Arc<Mutex<Store>>) {
     let world = World::new();
     let store = Arc::<Mutex<Store>>::default();
-    let (output, receiver) = an_output(SIZES);
+    let (output, receiver) = an_output(SIZES, false);
     let (sender, input) = a_channel(SIZES);
     let inputs = Inputs::new(vec![Input { edge: "in".into(), producer: 0, receiver: input }], 0);
     let stage = Stateful { store: Arc::clone(&store), down: output };
@@ -155,7 +155,7 @@ fn state_that_cannot_be_read_fails_the_task() {
 fn an_input_that_waits_is_not_overtaken_by_the_other() {
     let world = World::new();
     let store = Arc::<Mutex<Store>>::default();
-    let (output, receiver) = an_output(SIZES);
+    let (output, receiver) = an_output(SIZES, false);
     let mut senders = Vec::new();
     let mut inputs = (0..2).map(|index| {
         let (sender, receiver) = a_channel(SIZES);

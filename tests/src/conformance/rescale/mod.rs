@@ -4,12 +4,14 @@
 //! output must hold every value exactly once, and in order where every edge keeps a split's values together.
 //!
 //! In reading order: `script` (what the parts of a job tell each other), `numbered` (records and source), `operators`, `ledger`
-//! (the sink), `jobs` (the shapes), `run`, and here the named cases.
+//! (the sink), `jobs` and `dags` (the shapes), `run` and `real` (on simulated workers, and on real ones), and here the named
+//! cases.
 
 mod jobs;
 mod ledger;
 mod numbered;
 mod operators;
+mod real;
 mod run;
 mod script;
 mod dags;
@@ -95,7 +97,23 @@ pub const SLOW_RESCALES: &[NamedCase] = &slow_rescales! {
 
 pub use dags::CHANGED_EDGES;
 
+macro_rules! real_rescales {
+    ($($name:literal: $shape:ident $from:literal to $to:literal;)*) => {
+        [$(($name, (|seed| Rescale::of($shape, &[$from, $to]).run_real(seed)) as fn(u64) -> Outcome)),*]
+    };
+}
+
+/// Some of the same, on real workers.
+pub const REAL_RESCALES: &[NamedCase] = &real_rescales! {
+    "rescale-real-pipeline-2-to-3": PIPELINE 2 to 3;
+    "rescale-real-pipeline-7-to-3": PIPELINE 7 to 3;
+    "rescale-real-union-3-to-2": UNION 3 to 2;
+    "rescale-real-multi-input-3-to-7": MULTI_INPUT 3 to 7;
+    "rescale-real-keyed-broadcast-2-to-7": KEYED_BROADCAST 2 to 7;
+    "rescale-real-broadcast-5-to-2": BROADCAST 5 to 2;
+};
+
 /// All cases of rescaling and of changed edges.
 pub fn cases() -> impl Iterator<Item = &'static NamedCase> {
-    RESCALES.iter().chain(SLOW_RESCALES).chain(CHANGED_EDGES)
+    RESCALES.iter().chain(SLOW_RESCALES).chain(CHANGED_EDGES).chain(REAL_RESCALES)
 }

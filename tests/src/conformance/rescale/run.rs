@@ -12,8 +12,8 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 use thalweg::coordinator::{CheckpointOutcome, CheckpointStats};
-use thalweg::job::{Simulation, SimulationOptions};
-use thalweg::{CheckpointId, Engine, RestartStrategy};
+use thalweg::job::{EngineBuilder, Simulation, SimulationOptions};
+use thalweg::{CheckpointId, Dataflow, Engine, RestartStrategy};
 use thalweg_storage::checkpoint::CheckpointStore;
 use thalweg_storage::io::{CrashProfile, DiskHandle, SimDisk};
 use thalweg_storage::manifest::Manifest;
@@ -108,7 +108,7 @@ impl Rescale {
     }
 
     /// Compares what is committed with what was emitted.
-    fn judge(&self, script: &Script, ledger: &Ledger<u64>) -> Vec<String> {
+    pub(super) fn judge(&self, script: &Script, ledger: &Ledger<u64>) -> Vec<String> {
         let mut violations = Vec::new();
         let mut seen: BTreeMap<(u64, u64), Vec<u64>> = BTreeMap::new();
         let mut counted = 0;
@@ -176,7 +176,27 @@ struct Life<'a> {
     looked_into: Option<CheckpointId>,
 }
 
+/// The engine of a life, but for its workers and its directory.
+pub(super) fn builder(parallelism: u32, seed: u64, interval: Duration) -> EngineBuilder {
+    let mode = [Mode::Unaligned, Mode::Unaligned, Mode::AlignedWithTimeout][seed as usize % 3];
+    Engine::builder()
+        .parallelism(parallelism)
+        .pin(false)
+        .checkpoint_interval(interval)
+        .checkpoint_mode(mode.setting())
+        .ring_batches(1 + seed as usize % 2)
+        .batch_records(2 + seed as usize % 5)
+        .buffer_timeout(Duration::from_millis(2))
+        .restart_strategy(RestartStrategy::FixedDelay { attempts: 100, delay: Duration::from_millis(3) })
+}
+
 impl Life<'_> {
+    fn flow(&self, number: usize) -> Dataflow {
+        let (script, ledger) = (Arc::clone(self.script), self.ledger.clone());
+        let parallelism = self.rescale.parallelism[number];
+        (self.rescale.shape.flow)(&Plan { script, ledger, parallelism, life: number, seed: self.seed })
+    }
+
     /// One life on `disk`: until it is stopped, or, if it is the last, to its end. Gives the disk of the next.
     fn live(&mut self, number: usize, disk: Arc<SimDisk>) -> Result<(Arc<SimDisk>, u64), String> {
         let last = number + 1 == self.rescale.parallelism.len();
@@ -206,22 +226,9 @@ impl Life<'_> {
     ) -> Result<(Arc<SimDisk>, u64), String> {
         let parallelism = self.rescale.parallelism[number];
         let seed = seed.wrapping_mul(31).wrapping_add(number as u64);
-        let mode = [Mode::Unaligned, Mode::Unaligned, Mode::AlignedWithTimeout][seed as usize % 3];
-        let builder = Engine::builder()
-            .parallelism(parallelism)
-            .workers(1 + seed as usize % 7)
-            .pin(false)
-            .checkpoint_interval(INTERVAL)
-            .checkpoint_mode(mode.setting())
-            .ring_batches(1 + seed as usize % 2)
-            .batch_records(2 + seed as usize % 5)
-            .buffer_timeout(Duration::from_millis(2))
-            .checkpoint_dir(DIR)
-            .restart_strategy(RestartStrategy::FixedDelay { attempts: 100, delay: Duration::from_millis(3) });
-        let (script, ledger) = (Arc::clone(self.script), self.ledger.clone());
-        let plan = Plan { script, ledger, parallelism, life: number, seed: self.seed };
+        let builder = builder(parallelism, seed, INTERVAL).workers(1 + seed as usize % 7).checkpoint_dir(DIR);
+        let flow = self.flow(number);
         let options = SimulationOptions { disk: Arc::clone(&disk), ..SimulationOptions::seeded(seed) };
-        let flow = (self.rescale.shape.flow)(&plan);
         let mut simulation = Simulation::new(builder, flow, options).map_err(|error| error.to_string())?;
         let ended = if last {
             self.last_words(&mut simulation, number)?
