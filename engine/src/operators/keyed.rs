@@ -19,6 +19,9 @@ use thalweg_storage::{Data, Key};
 /// Records that are announced to a hash table at once: as many as have their buckets in the nearest cache together.
 const MEMORY_WINDOW: usize = 256;
 
+/// The same for a log in memory, of which a record may need five lines: bucket, row, and what is known of an older row's page.
+const LOG_WINDOW: usize = 128;
+
 /// User code over keyed state.
 pub struct KeyedProcess<K, E, S, F, U> {
     /// The operator's uid.
@@ -109,6 +112,7 @@ impl<K: Key> Upcoming<K> {
     pub(super) fn window_of(backend: &Backend) -> Option<usize> {
         match backend {
             Backend::Log(options) if options.memory_bytes.is_some() => None,
+            Backend::Log(_) => Some(LOG_WINDOW),
             _ => Some(MEMORY_WINDOW),
         }
     }

@@ -10,7 +10,7 @@
 #![expect(unsafe_code, reason = "hands out raw memory")]
 
 use super::regions::{self, REGION_BYTES};
-use std::alloc::{Layout, alloc, dealloc, handle_alloc_error};
+use std::alloc::Layout;
 use std::collections::{BTreeMap, BTreeSet};
 use std::ptr::NonNull;
 
@@ -20,7 +20,8 @@ const GROWTH: usize = 8;
 /// Most bytes of a region that is no huge page: as many as are had and given back within some ten microseconds.
 const SMALL_BYTES: usize = 256 << 10;
 
-/// One block in so many may lie in a small region because no huge page was ready: rather than wait for one.
+/// One block in so many may lie in a small region because no huge page was ready, besides twice those that an arena has before it takes
+/// huge pages: rather than wait for one.
 const MAKESHIFT: usize = 4;
 
 /// Hands out blocks of one layout.
@@ -48,14 +49,14 @@ struct Region {
 /// Who owns a region's memory, and so takes it back.
 enum Memory {
     Huge(regions::Region),
-    Own(NonNull<u8>, Layout),
+    Small(regions::Small),
 }
 
 impl Memory {
     fn start(&self) -> NonNull<u8> {
         match self {
             Memory::Huge(region) => region.start(),
-            Memory::Own(start, _) => *start,
+            Memory::Small(small) => small.start(),
         }
     }
 }
@@ -143,8 +144,7 @@ impl Arena {
                     return;
                 }
             }
-            // SAFETY: allocated with this layout, once, and none of its blocks is in use.
-            Memory::Own(memory, layout) => unsafe { dealloc(memory.as_ptr(), layout) },
+            Memory::Small(memory) => regions::discard(memory),
         }
         self.roomy.remove(&start);
         self.blocks -= blocks;
@@ -163,7 +163,9 @@ impl Arena {
         let (memory, blocks) = if huge_blocks > 0 && self.blocks / GROWTH >= huge_blocks {
             match regions::take() {
                 Some(region) => (Memory::Huge(region), huge_blocks),
-                None if self.small_blocks < self.blocks / MAKESHIFT => self.small(),
+                None if self.small_blocks < self.blocks / MAKESHIFT + 2 * GROWTH * huge_blocks => {
+                    self.small()
+                }
                 None => (Memory::Huge(regions::take_or_create()), huge_blocks),
             }
         } else {
@@ -183,23 +185,18 @@ impl Arena {
         let blocks = (self.blocks / GROWTH).min(SMALL_BYTES / self.block.size()).max(1);
         let layout = Layout::from_size_align(blocks * self.block.size(), self.block.align());
         let layout = layout.expect("a region fits the address space");
-        // SAFETY: a block, and so a region, is larger than nothing.
-        let start = NonNull::new(unsafe { alloc(layout) });
-        (Memory::Own(start.unwrap_or_else(|| handle_alloc_error(layout)), layout), blocks)
+        (Memory::Small(regions::Small::create(layout)), blocks)
     }
 }
 
 impl Drop for Arena {
     fn drop(&mut self) {
         for region in std::mem::take(&mut self.regions).into_values() {
-            match region.memory {
-                // SAFETY: allocated with this layout, once; whoever holds blocks must not outlive the arena.
-                Memory::Own(memory, layout) => unsafe { dealloc(memory.as_ptr(), layout) },
-                Memory::Huge(mut memory) => {
-                    while let Some(still) = regions::give_back(memory) {
-                        memory = still;
-                        std::thread::yield_now();
-                    }
+            // Small ones go as they are dropped. Whoever holds blocks must not outlive the arena.
+            if let Memory::Huge(mut memory) = region.memory {
+                while let Some(still) = regions::give_back(memory) {
+                    memory = still;
+                    std::thread::yield_now();
                 }
             }
         }

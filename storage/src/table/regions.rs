@@ -135,6 +135,37 @@ mod mapping {
     }
 }
 
+/// Memory of the allocator that an arena uses until it is large enough for huge pages. Whoever holds it owns it.
+pub(super) struct Small {
+    start: NonNull<u8>,
+    layout: Layout,
+}
+
+// SAFETY: it owns its memory alone.
+unsafe impl Send for Small {}
+
+impl Small {
+    /// Memory of a layout that has a size, uninitialised.
+    pub fn create(layout: Layout) -> Self {
+        assert!(layout.size() > 0, "a region has blocks");
+        // SAFETY: the layout has a size.
+        let start = NonNull::new(unsafe { alloc(layout) });
+        Small { start: start.unwrap_or_else(|| handle_alloc_error(layout)), layout }
+    }
+
+    /// The first byte.
+    pub fn start(&self) -> NonNull<u8> {
+        self.start
+    }
+}
+
+impl Drop for Small {
+    fn drop(&mut self) {
+        // SAFETY: `create` allocated it with this layout, and nobody uses it any more.
+        unsafe { dealloc(self.start.as_ptr(), self.layout) };
+    }
+}
+
 /// The regions of the process that no arena holds.
 struct Pool {
     waiting: Mutex<Waiting>,
@@ -147,6 +178,8 @@ struct Pool {
 struct Waiting {
     /// The longest waiting first.
     regions: VecDeque<Region>,
+    /// To be given back to the allocator.
+    discarded: Vec<Small>,
     in_use: usize,
     /// Regions to keep ready: one more each time that there was none.
     ahead: usize,
@@ -216,6 +249,20 @@ pub(super) fn give_back(region: Region) -> Option<Region> {
     None
 }
 
+/// Gives memory back, at some time soon: the allocator may have to unmap it, which takes 100 µs and more where other processors have
+/// to hear of it.
+pub(super) fn discard(small: Small) {
+    let pool = pool();
+    if !pool.tended {
+        return;
+    }
+    if let Ok(mut waiting) = pool.waiting.try_lock() {
+        waiting.discarded.push(small);
+        drop(waiting);
+        pool.bell.notify_one();
+    }
+}
+
 impl Pool {
     fn lock(&self) -> MutexGuard<'_, Waiting> {
         self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
@@ -225,7 +272,12 @@ impl Pool {
     fn tend(&self) {
         let mut waiting = self.lock();
         loop {
-            if waiting.regions.len() < waiting.ahead {
+            let discarded = std::mem::take(&mut waiting.discarded);
+            if !discarded.is_empty() {
+                drop(waiting);
+                drop(discarded);
+                waiting = self.lock();
+            } else if waiting.regions.len() < waiting.ahead {
                 drop(waiting);
                 let region = Region::create();
                 waiting = self.lock();
