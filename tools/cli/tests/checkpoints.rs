@@ -246,7 +246,7 @@ fn the_positions_of_sources_that_go_on_are_shown_and_exported() {
     let text = output(checkpoints("inspect", &chk, &[]));
     assert_says(
         &text,
-        &["operator \"numbers\"", "GeneratorSplit version 1 { next: u64, step: u64 }: 1 element"],
+        &["operator \"numbers\"", "GeneratorSplit version 1 { next: u64, step: u64 }): 1 element"],
     );
     let document = json(checkpoints("inspect", &chk, &["--json"]));
     for (index, subtask) in document["operators"][0]["subtasks"].as_array().unwrap().iter().enumerate() {
