@@ -156,9 +156,11 @@ pub fn run(options: &Options) -> Result<()> {
 struct Notes {
     /// Records that the sinks have taken.
     taken: AtomicU64,
-    /// First snapshot of a source and last one of a sink.
-    passages: Mutex<BTreeMap<CheckpointId, (Option<Instant>, Option<Instant>)>>,
+    passages: Mutex<BTreeMap<CheckpointId, Passage>>,
 }
+
+/// First snapshot of a source and last one of a sink.
+type Passage = (Option<Instant>, Option<Instant>);
 
 impl Notes {
     fn at_source(&self, checkpoint: CheckpointId) {

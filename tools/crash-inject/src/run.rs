@@ -106,7 +106,7 @@ fn cycle(orders: &Orders, number: u64, campaign: &mut Campaign) -> Result<Vec<St
         }
         _ => {}
     }
-    let subject = Subject { job: &orders.job, dir: &dir, seed: random.next() };
+    let subject = Subject { job: &orders.job, dir: &dir, seed: random.next_u64() };
     let (mut cycle, mut complaints) = (Cycle::default(), Vec::new());
     loop {
         let plan = campaign.plan(&cycle, &mut random);

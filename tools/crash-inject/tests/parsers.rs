@@ -23,7 +23,7 @@ fn corpus(target: &str) -> Vec<(PathBuf, Vec<u8>)> {
 fn change(bytes: &mut Vec<u8>, random: &mut Random) {
     for _ in 0..1 + random.below(4) {
         if bytes.is_empty() {
-            bytes.push(random.next() as u8);
+            bytes.push(random.next_u64() as u8);
         }
         let at = random.below(bytes.len() as u64) as usize;
         let end = (at + 1 + random.below(8) as usize).min(bytes.len());
@@ -36,7 +36,7 @@ fn change(bytes: &mut Vec<u8>, random: &mut Random) {
                 let piece = bytes[at..end].to_vec();
                 bytes.splice(at..at, piece);
             }
-            _ => bytes[at..end].iter_mut().for_each(|byte| *byte = random.next() as u8),
+            _ => bytes[at..end].iter_mut().for_each(|byte| *byte = random.next_u64() as u8),
         }
     }
 }

@@ -20,13 +20,16 @@ struct Sent {
 
 const GROUPS: u16 = 12;
 
+/// Generation, producer, consumer and origin of a part.
+type PartKey = (u32, u32, u32, ChannelOrigin);
+
 /// In-flight data of an edge by key at some parallelism, as an engine stores them: for each producer, keys in any order, each
 /// in the channel of its owner.
 fn in_flight() -> impl Strategy<Value = (u32, u32, Vec<InFlightPart<Sent>>)> {
     let records = prop::collection::vec((any::<u8>(), 0..8u64, 0..3u32, any::<bool>()), 0..120);
     (1..7u32, 1..7u32, records).prop_map(|(producers, consumers, records)| {
         let groups = KeyGroups::new(GROUPS);
-        let mut parts: BTreeMap<(u32, u32, u32, ChannelOrigin), Vec<(u32, u64)>> = BTreeMap::new();
+        let mut parts: BTreeMap<PartKey, Vec<(u32, u64)>> = BTreeMap::new();
         for (producer, key, generation, in_outbox) in records {
             let producer = u32::from(producer) % producers;
             let consumer = groups.partition_of(groups.group_of(key.key_hash()), consumers);

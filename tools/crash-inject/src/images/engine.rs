@@ -89,7 +89,7 @@ impl EngineLife {
     }
 
     fn simulation(self, random: &mut Random, disk: Arc<SimDisk>) -> Simulation {
-        let options = SimulationOptions { disk, ..SimulationOptions::seeded(random.next()) };
+        let options = SimulationOptions { disk, ..SimulationOptions::seeded(random.next_u64()) };
         Simulation::new(self.builder(random), self.flow(), options)
             .unwrap_or_else(|error| panic!("the job does not start: {error}"))
     }
@@ -148,7 +148,7 @@ impl EngineLife {
             }
             let profile =
                 [CrashProfile::LoseAll, CrashProfile::KeepAll, CrashProfile::Weak][random.below(3) as usize];
-            disk = simulation.crash(profile, random.next());
+            disk = simulation.crash(profile, random.next_u64());
         }
         let mut judge = judge.lock().expect("no judgement has panicked");
         *hashes = std::mem::take(&mut judge.hashes);
@@ -163,7 +163,7 @@ impl Judge {
     fn look(&mut self, disk: &SimDisk, complete: u64, moment: OpKind) {
         self.seen.moments += 1;
         let begun = newest_begun(disk);
-        let exploration = io::Exploration { seed: self.random.next(), ..self.look.exploration };
+        let exploration = io::Exploration { seed: self.random.next_u64(), ..self.look.exploration };
         let Judge { life, look, known, hashes, seen, seed, random, .. } = self;
         let explored = disk.explore(exploration, &complete, known, |image, how| {
             let context = || format!("engine life {seed}, {life:?}, before {moment:?}: {how}");

@@ -135,7 +135,7 @@ fn script(seed: u64, disk: &Arc<SimDisk>, flavor: Flavor, oracle: &Arc<Mutex<Ora
 impl Judge {
     fn look(&mut self, disk: &SimDisk, oracle: &Oracle, moment: &str) {
         self.seen.moments += 1;
-        let exploration = io::Exploration { seed: self.random.next(), ..self.look.exploration };
+        let exploration = io::Exploration { seed: self.random.next_u64(), ..self.look.exploration };
         let Judge { flavor, look, known, hashes, seen, seed, .. } = self;
         let explored = disk.explore(exploration, &oracle.verdicts(), known, |image, how| {
             let context = || format!("store life {seed}, {flavor:?}, {moment}: {how}");
