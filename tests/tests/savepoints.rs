@@ -291,6 +291,20 @@ fn a_suspended_job_commits_up_to_its_savepoint_and_continues_without_being_told_
 }
 
 #[test]
+fn an_engine_runs_the_next_job_as_soon_as_a_stop_is_answered() {
+    let counting = Counting::new();
+    let mut run = counting.run("a", None);
+    for round in 1..=5 {
+        run.push_to(round * 500);
+        run.job.stop_with_savepoint(None, StopMode::Suspend).unwrap();
+        run = counting.run_on(run.engine, None);
+    }
+    run.push_to(3_000);
+    run.finish();
+    counting.assert_counted(3_000);
+}
+
+#[test]
 fn a_suspended_job_whose_savepoint_is_gone_says_so_instead_of_going_back() {
     let counting = Counting::new();
     let run = counting.run("a", None);

@@ -373,16 +373,17 @@ impl Core {
         }
     }
 
+    /// The job has ended. Whoever waits for an answer gets it after everything else: then the checkpoint directory is free.
     fn end(&mut self, status: JobStatus) {
-        for request in self.triggers.stop() {
-            self.actions.push(Action::Answer(request, Err("the job has ended".to_owned())));
-        }
-        self.answer_stop(&status);
         if self.checkpointing && !self.keep_files && self.checkpoints_go_with(&status) {
             self.actions.push(Action::RemoveCheckpoints);
         }
         self.phase = Phase::Ended(status.clone());
-        self.actions.push(Action::Ended(status));
+        self.actions.push(Action::Ended(status.clone()));
+        for request in self.triggers.stop() {
+            self.actions.push(Action::Answer(request, Err("the job has ended".to_owned())));
+        }
+        self.answer_stop(&status);
     }
 
     fn cancel(&mut self, give_up: bool) {

@@ -8,36 +8,31 @@
 //!   loop by itself, so that a command is never kept waiting by work that repeats;
 //! - the checkpoint directory is released before the job's end is shown.
 
+mod deployment;
+mod publication;
 #[cfg(test)]
 mod tests;
 
-use super::assemble::{assemble, edges_of};
 use super::backend::CheckpointBackend;
 use super::config::CoordinatorConfig;
 use super::core::Core;
-use super::deploy::{Deploy, DeployedOperator, Deployment};
-use super::event::{Acknowledged, Action, Deployed, Event, Taken};
-use super::files::files_of;
+use super::deploy::{Deploy, DeployedOperator};
+use super::event::{Action, Event, Taken};
 use super::pending::RequestId;
 use super::shared::{JobShared, JobStatus};
 use super::trigger::Wish;
 use crate::clock::{Clock, Nanos};
-use crate::control::{
-    CheckpointMode, Report, ReportSink, SnapshotKind, StopMode, TaskId, WorkerCommand, WorkerLink,
-};
-use crate::task::Task;
-use std::any::Any;
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use crate::control::{CheckpointMode, Report, ReportSink, StopMode, WorkerCommand, WorkerLink};
+use std::collections::{HashMap, VecDeque};
 use std::io;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread::{Builder, JoinHandle};
 use std::time::Duration;
 use thalweg_storage::checkpoint::FoundSnapshot;
-use thalweg_storage::manifest::{EdgeState, Manifest, ManifestKind, Origin};
-use thalweg_storage::{AttemptId, CheckpointId, StoreError};
+use thalweg_storage::manifest::EdgeState;
+use thalweg_storage::{AttemptId, CheckpointId};
 
 /// Time between two looks at the workers' heartbeats.
 const HEARTBEAT_LOOK: Duration = Duration::from_millis(100);
@@ -125,8 +120,6 @@ impl Reply {
         }
     }
 }
-
-type TasksOfWorker = Vec<(TaskId, Box<dyn Task>)>;
 
 struct Mailbox(Sender<Message>);
 
@@ -294,6 +287,9 @@ impl Runner {
                 actions.extend(self.core.handle(self.clock.now(), event));
             }
         }
+        if self.has_ended() {
+            self.replies.clear();
+        }
     }
 
     /// Does what the core asks for and returns the answer where it waits for one.
@@ -344,7 +340,6 @@ impl Runner {
             Action::Note(text) => tracing::warn!(job = self.job, "{text}"),
             Action::Ended(status) => {
                 self.backend = None;
-                self.replies.clear();
                 match status {
                     JobStatus::Failed(cause) => {
                         tracing::error!(job = self.job, "the job has failed: {cause}")
@@ -354,189 +349,6 @@ impl Runner {
             }
         }
         None
-    }
-
-    fn deploy_next(&mut self) -> Event {
-        match self.try_deploy() {
-            Ok(deployed) => {
-                let restored = deployed.restored.as_ref().map(|(id, _)| id.0);
-                tracing::info!(job = self.job, attempt = deployed.attempt.0, restored, "the job runs");
-                Event::Deployed(deployed)
-            }
-            Err(event) => event,
-        }
-    }
-
-    fn try_deploy(&mut self) -> Result<Deployed, Event> {
-        let refused = |error: StoreError| Event::DeployFailed {
-            // Only an I/O error may be gone the next time; damage and mismatch are for people to decide on.
-            fatal: !error.may_pass(),
-            message: error.to_string(),
-        };
-        crash_point!("deploy.before_attempt");
-        let manifest = match (&mut self.backend, &self.restore) {
-            (Some(backend), restore) => {
-                // What is taken over may be of a later attempt than any here, so it comes first.
-                let taken_over = restore.as_ref().map(|r| backend.take_over(r.found.clone(), r.claim));
-                let taken_over = taken_over.transpose().map_err(refused)?;
-                self.attempt = backend.next_attempt().map_err(refused)?;
-                match taken_over {
-                    Some(manifest) => Some(manifest),
-                    None => backend.latest().map_err(refused)?,
-                }
-            }
-            (None, _) => {
-                self.attempt = self.attempt.next();
-                None
-            }
-        };
-        crash_point!("deploy.after_manifest");
-        let attempt = self.attempt;
-        let resolved = manifest.clone().map(Manifest::resolved);
-        let built = catch_unwind(AssertUnwindSafe(|| {
-            self.deploy.deploy(attempt, resolved.as_ref(), Arc::clone(&self.reports))
-        }));
-        let built = match built {
-            Ok(Ok(deployment)) => Ok(deployment),
-            Ok(Err(error)) => Err(Event::DeployFailed {
-                fatal: error.fatal,
-                message: format!("{error}{}", stands_for(manifest.as_ref())),
-            }),
-            Err(panic) => Err(Event::DeployFailed { fatal: false, message: panic_message(&*panic) }),
-        };
-        let deployment = self.settle_restore(built, manifest.as_ref())?;
-
-        crash_point!("deploy.after_build");
-        let mut by_worker: BTreeMap<usize, TasksOfWorker> = BTreeMap::new();
-        for (worker, id, task) in deployment.tasks {
-            assert!(
-                worker < self.workers.len(),
-                "task {} is placed on worker {worker}, which does not exist",
-                id.0
-            );
-            by_worker.entry(worker).or_default().push((id, task));
-        }
-        let deployed = Deployed {
-            attempt,
-            tasks: by_worker.values().flatten().map(|(id, _)| *id).collect(),
-            workers: by_worker.keys().copied().collect(),
-            restored: manifest.map(|m| {
-                // Files of other directories are not this job's to keep or to delete.
-                let own = m.origin.is_none().then(|| files_of(&m.operators, &m.channels));
-                (m.checkpoint, own.unwrap_or_default())
-            }),
-            restored_records: deployment.restored_records,
-        };
-        self.operators = deployment.operators;
-        self.edges = deployment.edges;
-        for (worker, tasks) in by_worker {
-            self.workers[worker].send(WorkerCommand::Deploy(attempt, tasks, Arc::clone(&self.reports)));
-        }
-        crash_point!("deploy.after_start");
-        Ok(deployed)
-    }
-
-    /// Makes what the job starts from its newest checkpoint if the tasks could be built, so that any restart goes on
-    /// from there; else leaves everything as it was.
-    fn settle_restore(
-        &mut self,
-        built: Result<Deployment, Event>,
-        manifest: Option<&Manifest>,
-    ) -> Result<Deployment, Event> {
-        let (Some(_), Some(backend), Some(manifest)) = (&self.restore, &mut self.backend, manifest) else {
-            return built;
-        };
-        let core = &self.core;
-        let in_use = |path: &str| core.in_use(path);
-        let settled = built.and_then(|deployment| {
-            // Older checkpoints stay until one of this run completes.
-            let published = backend.publish(manifest, usize::MAX, &in_use).map_err(|error| {
-                Event::DeployFailed { fatal: !error.may_pass(), message: error.to_string() }
-            });
-            published.map(|_| deployment)
-        });
-        match &settled {
-            Ok(_) => self.restore = None,
-            Err(_) => {
-                if let Err(error) = backend.discard(manifest.checkpoint, &[], &in_use) {
-                    tracing::warn!(job = self.job, %error, "a checkpoint's empty directory remains");
-                }
-            }
-        }
-        settled
-    }
-
-    fn begin(&mut self, savepoint_root: Option<&Path>) -> Option<Event> {
-        let backend = self.backend.as_mut()?;
-        crash_point!("trigger.before_begin");
-        let begun = match savepoint_root {
-            Some(root) => backend.begin_savepoint(root).map(|(id, dir)| (id, Some(dir.into()))),
-            None => backend.begin().map(|id| (id, None)),
-        };
-        crash_point!("trigger.after_begin");
-        Some(match begun {
-            Ok((id, dir)) => Event::Begun { id, unix_ms: self.clock.unix_ms(), dir },
-            Err(error) => Event::BeginFailed(error.to_string()),
-        })
-    }
-
-    fn publish(&mut self, acknowledged: Acknowledged) -> Option<Event> {
-        let Acknowledged { id, kind, attempt, triggered_unix_ms, snapshots } = acknowledged;
-        crash_point!("publish.before_manifest");
-        let backend = self.backend.as_mut()?;
-        let (operators, channels) = match assemble(&self.operators, snapshots) {
-            Ok(parts) => parts,
-            Err(message) => return Some(Event::PublishFailed { id, message, outcome_unknown: false }),
-        };
-        let mut manifest = Manifest {
-            job: self.job.clone(),
-            checkpoint: id,
-            attempt,
-            triggered_unix_ms,
-            max_parallelism: self.max_parallelism,
-            kind: if kind.is_savepoint() { ManifestKind::Savepoint } else { ManifestKind::Checkpoint },
-            origin: None,
-            operators,
-            edges: edges_of(&self.edges, &channels),
-            channels,
-        };
-        if let SnapshotKind::Savepoint { dir, stop } = &kind {
-            if let Err(error) = backend.publish_savepoint(&manifest) {
-                // Whatever became of it, nothing depends on it yet.
-                let message = error.to_string();
-                return Some(Event::PublishFailed { id, message, outcome_unknown: false });
-            }
-            tracing::info!(job = self.job, savepoint = %dir.display(), "a savepoint is complete");
-            if stop.is_none() {
-                let core = &self.core;
-                if let Err(error) = backend.discard(id, &[], &|path| core.in_use(path)) {
-                    tracing::warn!(job = self.job, %error, "the directory of a savepoint's id remains");
-                }
-                return Some(Event::Published(id));
-            }
-            // Sinks commit what it lists, so from now on the job must go on from it and from nothing older.
-            let text = dir.to_string_lossy().into_owned();
-            manifest.kind = ManifestKind::Checkpoint;
-            manifest.origin = Some(Origin { root: text.clone(), dir: text, claimed: false });
-        }
-        let core = &self.core;
-        Some(match backend.publish(&manifest, self.retained, &|path| core.in_use(path)) {
-            Ok(manifest_bytes) => {
-                crash_point!("publish.after_manifest");
-                tracing::debug!(
-                    job = self.job,
-                    checkpoint = id.0,
-                    manifest_bytes,
-                    "a checkpoint is complete"
-                );
-                Event::Published(id)
-            }
-            Err(error) => Event::PublishFailed {
-                id,
-                outcome_unknown: matches!(error, StoreError::OutcomeUnknown { .. }),
-                message: error.to_string(),
-            },
-        })
     }
 
     fn show(&mut self) {
@@ -555,22 +367,4 @@ impl Drop for EndGuard {
         // Changes nothing where the job has ended as it should.
         self.0.update(JobStatus::Failed("the job's control thread has panicked".to_owned()), None);
     }
-}
-
-/// Adds to an error where the state was to come from, if from elsewhere, and what to do.
-fn stands_for(manifest: Option<&Manifest>) -> String {
-    match manifest.and_then(|manifest| manifest.origin.as_ref()) {
-        None => String::new(),
-        Some(origin) => format!(
-            "; this was to be restored from {}: if it has been moved or deleted, put it back, or start from another \
-             savepoint or checkpoint",
-            origin.dir
-        ),
-    }
-}
-
-fn panic_message(panic: &(dyn Any + Send)) -> String {
-    let text =
-        panic.downcast_ref::<&str>().copied().or_else(|| panic.downcast_ref::<String>().map(String::as_str));
-    format!("panic: {}", text.unwrap_or("without a message"))
 }

@@ -2,15 +2,16 @@
 
 use super::*;
 use crate::clock::SimClock;
-use crate::control::{SnapshotStats, TaskCommand, TaskFailure, TaskSnapshot};
+use crate::control::{SnapshotStats, TaskCommand, TaskFailure, TaskId, TaskSnapshot};
 use crate::coordinator::config::{CheckpointConfig, RestartStrategy};
 use crate::coordinator::deploy::{DeployError, Deployment};
 use crate::coordinator::stats::CheckpointOutcome;
-use crate::task::{Budget, Progress};
+use crate::task::{Budget, Progress, Task};
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
-use thalweg_storage::manifest::{SegmentRef, SubtaskState};
+use thalweg_storage::StoreError;
+use thalweg_storage::manifest::{Manifest, ManifestKind, SegmentRef, SubtaskState};
 
 const SECOND: Duration = Duration::from_secs(1);
 

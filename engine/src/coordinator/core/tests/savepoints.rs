@@ -215,7 +215,7 @@ fn a_job_stops_once_all_its_tasks_have_committed_and_finished() {
         assert_eq!(job.take_log(), ["trigger 1", "publish 1", "complete 1"]);
         (0..TASKS).for_each(|task| job.finish(task));
         job.workers_let_go();
-        assert_eq!(job.take_log(), ["cancel 1", "answer 1: /savepoints/savepoint-job-1", "ended Finished"]);
+        assert_eq!(job.take_log(), ["cancel 1", "ended Finished", "answer 1: /savepoints/savepoint-job-1"]);
         let stats = job.core.stats().0;
         assert_eq!((stats.latest, stats.savepoints, stats.completed), (Some(CheckpointId(1)), 1, 1));
     }
