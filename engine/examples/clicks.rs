@@ -38,7 +38,7 @@ use std::time::{Duration, Instant};
 use thalweg::cli::RunArguments;
 use thalweg::config::{StateBackend, keys};
 use thalweg::connector::{FileSink, FileSource};
-use thalweg::coordinator::{CheckpointOutcome, CheckpointRecord};
+use thalweg::coordinator::{CheckpointKind, CheckpointOutcome, CheckpointRecord};
 use thalweg::dataflow::Stream;
 use thalweg::graph::Head;
 use thalweg::operator::Link;
@@ -183,6 +183,10 @@ fn run(options: &Options) -> Result<ExitCode, Error> {
     } else {
         process(options, &layout, &input, &mut journal, &reporter)?;
     }
+    if !journal.is_complete() {
+        reporter.say("stopped with a savepoint: the same command goes on from there");
+        return Ok(ExitCode::SUCCESS);
+    }
     let verdict = verify::verify(&input, &layout.output, &reporter)?;
     reporter.say(&verdict.describe(journal.restores()));
     Ok(if verdict.is_exact() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
@@ -320,7 +324,11 @@ fn watch(job: &JobHandle, input: &Input, journal: &mut Journal, reporter: &Repor
         if let Some(outcome) = ended {
             progress.finish();
             outcome?;
-            return Ok(journal.complete()?);
+            let stopped = checkpoints.history.back().is_some_and(|last| {
+                let failed = matches!(last.outcome, CheckpointOutcome::Failed(_));
+                last.kind == CheckpointKind::StopWithSavepoint && !failed
+            });
+            return if stopped { Ok(()) } else { Ok(journal.complete()?) };
         }
         progress.show(&metrics);
     }
