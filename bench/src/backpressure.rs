@@ -238,7 +238,9 @@ fn calibrate(options: &Options) -> Result<f64> {
 fn barriers(options: &Options, records_per_s: f64, mode: CheckpointMode, count: u32) -> Result<Barriers> {
     let folder = CheckpointFolder::create(SCENARIO)?;
     let notes = Arc::new(Notes::default());
-    let engine = engine(options).checkpoint_dir(&folder.0).checkpoint_mode(mode).build()?;
+    let builder = engine(options).checkpoint_dir(&folder.0).checkpoint_mode(mode);
+    // An aligned barrier waits for all that is in the rings.
+    let engine = builder.checkpoint_timeout(Duration::from_secs(3_600)).build()?;
     let job = engine.run(flow(options, &notes, Some(records_per_s)))?;
     wait_until_full(&job, records_per_s)?;
     let mut barriers_ms = Vec::new();

@@ -7,7 +7,7 @@ use proptest::prelude::*;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 /// Schedules per property. Multiply for a long run.
-const SCHEDULES: u32 = 3_000;
+const SCHEDULES: u32 = 5_000;
 /// Schedules within which a broken rule must show.
 const SCHEDULES_TO_CATCH: u64 = 6_000;
 
@@ -40,6 +40,19 @@ proptest! {
         });
         prop_assert!(outcome.violation.is_none(), "seed {seed}: {:?}", outcome.violation);
     }
+}
+
+/// A gate's transition that no schedule takes would be one that nothing checks.
+#[test]
+fn schedules_take_every_transition_of_the_gate() {
+    let mut transitions = crate::barrier::transition::Transitions::default();
+    for seed in 0..4_000 {
+        let outcome = schedule(seed);
+        assert!(outcome.violation.is_none(), "seed {seed}: {:?}", outcome.violation);
+        transitions.add(&outcome.transitions);
+    }
+    let (rarest, count) = transitions.rarest();
+    assert!(count > 0, "{rarest:?} was never taken");
 }
 
 /// The schedules would prove nothing if checkpoints hardly ever completed, captured or met a crash.
