@@ -98,7 +98,7 @@ fn script(seed: u64, disk: &Arc<SimDisk>, flavor: Flavor, oracle: &Arc<Mutex<Ora
     let mut numbers = Numbers(seed);
     let mut model = Model::default();
     let mut store: Option<Store<State>> = None;
-    for _ in 0..STEPS {
+    for step in 0..STEPS {
         let open_store =
             store.get_or_insert_with(|| open(disk.clone(), flavor).expect("no fault was injected"));
         match numbers.below(11) {
@@ -118,7 +118,7 @@ fn script(seed: u64, disk: &Arc<SimDisk>, flavor: Flavor, oracle: &Arc<Mutex<Ora
                     .expect("no fault was injected");
             }
             8 => {
-                open_store.savepoint("/data/saved").expect("no fault was injected");
+                open_store.savepoint(format!("/data/saved-{step}")).expect("no fault was injected");
             }
             _ => {
                 drop(store.take());
