@@ -7,7 +7,7 @@
 //!   declared and not used, or used and not tested, is found by `cargo xtask tidy`;
 //! - a point that is not armed costs one atomic load.
 //!
-//! `THALWEG_CRASH_AT=<name>:<n>` arms the point `<name>`: whoever reaches it for the n-th time kills the process with
+//! `CRASH_INJECT_AT=<name>:<n>` arms the point `<name>`: whoever reaches it for the n-th time kills the process with
 //! SIGKILL, after a line `crash point <name>` on standard error. No destructor runs, no buffer is flushed.
 
 /// Marks a crash point of this crate; see [`crate::crash`].
@@ -34,7 +34,7 @@ mod enabled {
     use std::sync::atomic::{AtomicU64, Ordering};
 
     /// Environment variable that arms a point: `<name>:<n>`.
-    const VARIABLE: &str = "THALWEG_CRASH_AT";
+    const VARIABLE: &str = "CRASH_INJECT_AT";
 
     /// All crash points of this crate.
     pub const CRASH_POINTS: &[&str] = &[

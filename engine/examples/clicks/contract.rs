@@ -2,9 +2,9 @@
 //!
 //! | variable           | meaning                                                                     |
 //! |--------------------|-----------------------------------------------------------------------------|
-//! | `THALWEG_JOB`      | `run`: to the end of the input; `verify`: count what is wrong with the output |
-//! | `THALWEG_JOB_DIR`  | the directory of everything                                                 |
-//! | `THALWEG_JOB_SEED` | varies driver, mode and backend of this directory's runs                    |
+//! | `CRASH_INJECT_JOB`      | `run`: to the end of the input; `verify`: count what is wrong with the output |
+//! | `CRASH_INJECT_DIR`  | the directory of everything                                                 |
+//! | `CRASH_INJECT_SEED` | varies driver, mode and backend of this directory's runs                    |
 
 use crate::input::Input;
 use crate::journal::Journal;
@@ -31,14 +31,14 @@ const SMALL: [&str; 10] = [
 
 /// True where the environment asks for something.
 pub fn is_asked() -> bool {
-    std::env::var_os("THALWEG_JOB").is_some()
+    std::env::var_os("CRASH_INJECT_JOB").is_some()
 }
 
 /// Does what the environment asks for.
 pub fn serve() -> Result<ExitCode, Error> {
     let variable = |name: &str| std::env::var(name).map_err(|_| format!("{name} is not set"));
-    let dir = PathBuf::from(variable("THALWEG_JOB_DIR")?);
-    let seed: u64 = variable("THALWEG_JOB_SEED")?.parse()?;
+    let dir = PathBuf::from(variable("CRASH_INJECT_DIR")?);
+    let seed: u64 = variable("CRASH_INJECT_SEED")?.parse()?;
     let driver = ["--driver=threads", "--driver=auto"][(seed % 2) as usize];
     let backend = ["--state-backend=hashmap", "--state-backend=log"][(seed / 2 % 2) as usize];
     let mode = ["--mode=unaligned", "--mode=unaligned", "--mode=aligned"][(seed / 4 % 3) as usize];
@@ -46,7 +46,7 @@ pub fn serve() -> Result<ExitCode, Error> {
     let arguments = SMALL.into_iter().chain([dir_option.as_str(), driver, backend, mode]);
     let options = Options::try_parse_from(arguments)?;
     let (layout, reporter) = (Layout::new(&dir), Reporter::new(false));
-    if variable("THALWEG_JOB")? == "verify" {
+    if variable("CRASH_INJECT_JOB")? == "verify" {
         println!("{}", audit(&Input::open(&layout.input)?, &layout.output)?);
         return Ok(ExitCode::SUCCESS);
     }

@@ -150,7 +150,7 @@ impl Life<'_> {
         let store = self.store.as_mut().expect("the store is open");
         match self.random.below(3) {
             0 => {}
-            1 => _ = store.savepoint("/data/saved"),
+            1 => _ = store.savepoint(format!("/data/saved-{}", self.account.crashes)),
             _ => _ = take_checkpoint(store, &mut self.model, &self.oracle, &mut self.random, keys),
         }
         let profiles =

@@ -199,7 +199,7 @@ fn data_in_flight_is_shown_per_edge_and_verified() {
     let (attempt, id) = (store.next_attempt().unwrap(), store.begin().unwrap());
     let path = names::channel_path(attempt, id, 1, 0);
     let file = disk.open(store.dir().join(&path), OpenMode::CreateNew).wait().unwrap();
-    let data = b"five records".to_vec();
+    let data: Vec<u8> = (1..6u64).flat_map(u64::to_le_bytes).collect();
     disk.write(file, 0, data.clone()).wait().unwrap();
     disk.sync_data(file).wait().unwrap();
     disk.close(file).wait().unwrap();
@@ -208,7 +208,7 @@ fn data_in_flight_is_shown_per_edge_and_verified() {
     manifest.attempt = attempt;
     manifest.checkpoint = id;
     let parts =
-        [(ChannelOrigin::Consumer, 5, in_file), (ChannelOrigin::Producer, 2, Payload::Inline(vec![1, 2]))];
+        [(ChannelOrigin::Consumer, 5, in_file), (ChannelOrigin::Producer, 2, Payload::Inline([6u64, 7].into_iter().flat_map(u64::to_le_bytes).collect()))];
     for (origin, records, data) in parts {
         let edge = "numbers -> count".to_owned();
         let (producer, consumer, generation) = (0, 0, 0);
@@ -223,11 +223,19 @@ fn data_in_flight_is_shown_per_edge_and_verified() {
     let newer = newest(&job_dir);
     assert_ne!(newer, chk);
     let text = output(checkpoints("inspect", &newer, &[]));
-    assert_says(&text, &["numbers -> count: 5 records captured and 2 held back, 14 B in 2 parts"]);
+    assert_says(&text, &["numbers -> count: 5 records captured and 2 held back, 56 B in 2 parts"]);
     let document = json(checkpoints("inspect", &newer, &["--json"]));
     assert_eq!(document["in_flight"][0]["records"], 5);
     output(checkpoints("verify", &newer, &[]));
-    fs::write(job_dir.join(&path), "Five records").unwrap();
+    let exported = output(checkpoints("export", &newer, &[]));
+    let values: Vec<u64> = exported
+        .lines()
+        .map(|line| serde_json::from_str::<Value>(line).unwrap())
+        .filter(|line| line["kind"] == "in-flight" && line["edge"] == "numbers -> count")
+        .map(|line| line["value"].as_u64().unwrap())
+        .collect();
+    assert_eq!(values, [1, 2, 3, 4, 5, 6, 7]);
+    fs::write(job_dir.join(&path), [9; 40]).unwrap();
     assert_says(&failure(checkpoints("verify", &newer, &[])), &[&path, "payload crc"]);
 }
 

@@ -4,10 +4,10 @@
 //!
 //! | variable             | meaning                                                                        |
 //! |----------------------|--------------------------------------------------------------------------------|
-//! | `THALWEG_JOB`        | the step: `run` or `verify`                                                    |
-//! | `THALWEG_JOB_DIR`    | where everything lies that outlives the process; empty at the first start      |
-//! | `THALWEG_JOB_SEED`   | a number, the same for all lives of one directory: what the job may vary with  |
-//! | `THALWEG_CRASH_AT`   | `<point>:<n>`, read by the engine                                              |
+//! | `CRASH_INJECT_JOB`        | the step: `run` or `verify`                                                    |
+//! | `CRASH_INJECT_DIR`    | where everything lies that outlives the process; empty at the first start      |
+//! | `CRASH_INJECT_SEED`   | a number, the same for all lives of one directory: what the job may vary with  |
+//! | `CRASH_INJECT_AT`   | `<point>:<n>`, read by the engine                                              |
 //!
 //! - `run` continues from what lies in the directory until all input is processed and all output committed, then exits with
 //!   success. Once it has restored a checkpoint it prints `restored checkpoint <id>`. When there is nothing left to do it
@@ -19,13 +19,13 @@ use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
 
 /// Environment variable of the step.
-pub const STEP: &str = "THALWEG_JOB";
+pub const STEP: &str = "CRASH_INJECT_JOB";
 /// Environment variable of the directory.
-pub const DIR: &str = "THALWEG_JOB_DIR";
+pub const DIR: &str = "CRASH_INJECT_DIR";
 /// Environment variable of the seed.
-pub const SEED: &str = "THALWEG_JOB_SEED";
+pub const SEED: &str = "CRASH_INJECT_SEED";
 /// Environment variable that arms a crash point.
-pub const CRASH_AT: &str = "THALWEG_CRASH_AT";
+pub const CRASH_AT: &str = "CRASH_INJECT_AT";
 /// What a job prints before the id of the checkpoint that it has restored.
 pub const RESTORED: &str = "restored checkpoint ";
 

@@ -604,7 +604,7 @@ fn a_file_torn_at_pages_has_each_page_whole() {
     let file = handle.open("/a", OpenMode::ReadWrite).wait().expect("there");
     write(&handle, file, 0, vec![2; 3 * 4_096]);
     let outcomes = outcomes(&disk, CrashProfile::WeakPages, "/a");
-    assert_eq!(outcomes.len(), 8, "each of three pages is old or new");
+    assert_eq!(outcomes.len(), 8, "each of three pages is old or new: {:?}", outcomes.iter().map(|o| o.as_ref().map(|c| (c.len(), c.chunks(4096).map(|p| (p[0], p[p.len()-1])).collect::<Vec<_>>()))).collect::<Vec<_>>());
     for content in outcomes.into_iter().flatten() {
         assert!(content.chunks(4_096).all(|page| page.iter().all(|byte| *byte == page[0])));
     }

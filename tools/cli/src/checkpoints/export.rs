@@ -1,12 +1,14 @@
-//! `thalweg checkpoints export`: JSON lines, each with the operator's uid and the state's name.
+//! `thalweg checkpoints export`: JSON lines, each with the operator's uid and the state's name, or with the edge that a record
+//! in flight lay on.
 
 use crate::{Error, Outcome};
 use std::io::Write;
 use std::path::Path;
-use thalweg_storage::codec::{Json, to_json};
-use thalweg_storage::inspect::{self, KeyedStates, StateShape};
+use thalweg_storage::checkpoint::read_payload;
+use thalweg_storage::codec::{Json, take_json, to_json};
+use thalweg_storage::inspect::{self, KeyedStates, Snapshot, StateShape};
 use thalweg_storage::io::DiskHandle;
-use thalweg_storage::manifest::OperatorState;
+use thalweg_storage::manifest::{ChannelOrigin, OperatorState};
 
 pub fn run(
     disk: &DiskHandle,
@@ -52,6 +54,9 @@ pub fn run(
             }
         }
     }
+    if operator.is_none() && state.is_none() {
+        in_flight(disk, &snapshot, out)?;
+    }
     match state {
         Some(state) if !found => {
             Err(format!("there is no state {state:?} in it; `thalweg checkpoints inspect` lists all").into())
@@ -80,4 +85,34 @@ fn operator_state(of: &OperatorState, state: Option<&str>, out: &mut dyn Write) 
         }
     }
     Ok(found)
+}
+
+/// Prints the records in flight of each channel, in their order.
+fn in_flight(disk: &DiskHandle, snapshot: &Snapshot, out: &mut dyn Write) -> Result<(), Error> {
+    for channel in &snapshot.manifest.channels {
+        let edge = snapshot.manifest.edges.iter().find(|edge| edge.name == channel.edge);
+        let edge = edge.ok_or_else(|| format!("edge {:?}: the manifest does not describe it", channel.edge))?;
+        let bytes = read_payload(disk, &snapshot.root, &channel.data)?;
+        let mut rest = bytes.as_slice();
+        let origin = match channel.origin {
+            ChannelOrigin::Consumer => "captured",
+            ChannelOrigin::Producer => "held back",
+        };
+        for number in 0..channel.records {
+            let value = take_json(&edge.record, &mut rest).map_err(|error| {
+                let (producer, consumer) = (channel.producer, channel.consumer);
+                format!("edge {:?}, {producer} to {consumer}, record {number}: {error}", edge.name)
+            })?;
+            let line = Json::object([
+                ("edge", edge.name.as_str().into()),
+                ("kind", "in-flight".into()),
+                ("origin", origin.into()),
+                ("producer", channel.producer.into()),
+                ("consumer", channel.consumer.into()),
+                ("value", value),
+            ]);
+            writeln!(out, "{line}")?;
+        }
+    }
+    Ok(())
 }
