@@ -45,16 +45,12 @@ mod enabled {
         "release_without_dir_sync",
         // A task acknowledges what it is still writing.
         "ack_before_durable",
-        // The last batch of what is in flight is not captured.
-        "capture_off_by_one",
         // A snapshot leaves out what waits to be sent.
         "forget_outbox",
         // A sink commits when it has prepared, before the manifest that lists it.
         "commit_before_manifest",
         // A manifest lists only what was prepared for its own checkpoint.
         "own_committables_only",
-        // A restored output file keeps what was written after the checkpoint.
-        "skip_truncation",
     ];
 
     thread_local! {

@@ -301,10 +301,6 @@ impl<T: Data> Inputs<T> {
                 if capture.next >= bound || done >= records {
                     break;
                 }
-                if planted!("capture_off_by_one") && capture.next + 1 == bound {
-                    gate.captured(channel, bound);
-                    continue;
-                }
                 done += self.capture_batch(capture.checkpoint, index, capture.next).max(1);
                 gate.captured(channel, capture.next + 1);
             }

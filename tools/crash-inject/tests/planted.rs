@@ -18,14 +18,8 @@ const OF_THE_STORE: [&str; 7] = [
 ];
 
 /// Bugs that it takes a whole job to show.
-const OF_THE_ENGINE: [&str; 6] = [
-    "ack_before_durable",
-    "capture_off_by_one",
-    "forget_outbox",
-    "commit_before_manifest",
-    "own_committables_only",
-    "skip_truncation",
-];
+const OF_THE_ENGINE: [&str; 4] =
+    ["ack_before_durable", "forget_outbox", "commit_before_manifest", "own_committables_only"];
 
 /// Lives after which a bug counts as not found.
 const LIVES_MAX: u64 = 40;

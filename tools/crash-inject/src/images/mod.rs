@@ -30,7 +30,7 @@ pub struct Look {
 }
 
 impl Look {
-    /// Each sync boundary, few images of each, all worked on: for tests that run often.
+    /// Each sync boundary, few images of each, one in three worked on: for tests that run often.
     pub fn quick(seed: u64) -> Self {
         Look {
             others_one_in: 0,
