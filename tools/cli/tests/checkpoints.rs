@@ -207,8 +207,14 @@ fn data_in_flight_is_shown_per_edge_and_verified() {
     let in_file = Payload::File { path: path.clone(), offset: 0, bytes, crc32, file_bytes: bytes };
     manifest.attempt = attempt;
     manifest.checkpoint = id;
-    let parts =
-        [(ChannelOrigin::Consumer, 5, in_file), (ChannelOrigin::Producer, 2, Payload::Inline([6u64, 7].into_iter().flat_map(u64::to_le_bytes).collect()))];
+    let parts = [
+        (ChannelOrigin::Consumer, 5, in_file),
+        (
+            ChannelOrigin::Producer,
+            2,
+            Payload::Inline([6u64, 7].into_iter().flat_map(u64::to_le_bytes).collect()),
+        ),
+    ];
     for (origin, records, data) in parts {
         let edge = "numbers -> count".to_owned();
         let (producer, consumer, generation) = (0, 0, 0);

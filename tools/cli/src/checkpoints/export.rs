@@ -91,7 +91,8 @@ fn operator_state(of: &OperatorState, state: Option<&str>, out: &mut dyn Write) 
 fn in_flight(disk: &DiskHandle, snapshot: &Snapshot, out: &mut dyn Write) -> Result<(), Error> {
     for channel in &snapshot.manifest.channels {
         let edge = snapshot.manifest.edges.iter().find(|edge| edge.name == channel.edge);
-        let edge = edge.ok_or_else(|| format!("edge {:?}: the manifest does not describe it", channel.edge))?;
+        let edge =
+            edge.ok_or_else(|| format!("edge {:?}: the manifest does not describe it", channel.edge))?;
         let bytes = read_payload(disk, &snapshot.root, &channel.data)?;
         let mut rest = bytes.as_slice();
         let origin = match channel.origin {
