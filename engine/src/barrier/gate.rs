@@ -351,8 +351,13 @@ impl Gate {
     }
 
     /// True when every input has ended; so for a task without inputs, which knows itself when it is done.
+    ///
+    /// An at-least-once round that the task has heard of is snapshotted first: its snapshot must not say that the task has
+    /// finished when that of a producer says that it has not, or a restore would send records to a task that reads no more.
+    /// In other rounds the end lies behind a cut that no task passes before its snapshot.
     pub fn all_ended(&self) -> bool {
         self.ended == self.channels.len()
+            && (self.channels.is_empty() || !self.rounds.iter().any(Round::holds_back_the_end))
     }
 
     /// The task has finished, and announced the end of its outputs. It goes on to snapshot rounds, at once.

@@ -104,6 +104,11 @@ impl Round {
         self.started && (self.positions.is_empty() || self.positions.iter().any(|position| position.bounded))
     }
 
+    /// True while the task must not finish: it would pass the round's barrier, and say so in its snapshot.
+    pub fn holds_back_the_end(&self) -> bool {
+        self.mode() == BarrierMode::AtLeastOnce && self.heard() && !self.snapshotted
+    }
+
     pub fn expire(&mut self) {
         self.expired = true;
     }

@@ -100,6 +100,13 @@ macro_rules! mutations {
     )* };
 }
 
+/// A task had finished, in its snapshot too, of which a producer's snapshot did not know that it would: after a restore it read
+/// nothing of what that one sent again.
+#[test]
+fn an_at_least_once_checkpoint_around_the_end_of_a_stream_can_be_restored() {
+    assert_eq!(schedule(372_509).violation, None);
+}
+
 mutations! {
     schedules_catch_reading_past_cuts: Some(Fault::NeverHoldsBack), None;
     schedules_catch_at_least_once_snapshots_at_the_announcement: Some(Fault::AtLeastOnceWhenAnnounced), None;

@@ -34,6 +34,28 @@ pub(crate) fn an_own_cut_before_the_end_of_the_stream_still_counts() {
 }
 
 #[test]
+fn a_task_that_has_heard_of_an_at_least_once_round_snapshots_before_it_ends() {
+    let mut gate = gate(2);
+    gate.announce(0, Announcement { mark: barrier(1, BarrierMode::AtLeastOnce), cut: 1 });
+    gate.end(0, 3);
+    gate.end(1, 0);
+    gate.consumed(0, 3);
+    assert!(gate.ended(0) && gate.ended(1) && !gate.all_ended());
+    gate.pass(1, BarrierMode::AtLeastOnce);
+    assert!(gate.all_ended());
+}
+
+#[test]
+fn an_aborted_at_least_once_round_holds_no_end_back() {
+    let mut gate = gate(1);
+    gate.trigger(id(1), AtLeastOnce);
+    gate.end(0, 0);
+    assert!(!gate.all_ended());
+    gate.abort(id(1));
+    assert!(gate.all_ended());
+}
+
+#[test]
 pub(crate) fn an_ended_channel_is_captured_up_to_its_end() {
     holds_only_without(Fault::EndedNotCaptured, || {
         let mut gate = gate(2);
