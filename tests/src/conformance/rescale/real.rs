@@ -44,7 +44,7 @@ impl Rescale {
         tally.jobs = 1;
         violations.splice(0..0, script.violations());
         if violations.is_empty() {
-            violations = self.judge(&script, &ledger);
+            violations = self.judge(&script, &ledger, &mut tally);
         }
         Outcome { violations, tally, digest: 0 }
     }

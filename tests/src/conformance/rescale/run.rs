@@ -99,16 +99,27 @@ impl Rescale {
             }
         }
         let (values, restored_records) = (ledger.committed().len() as u64, life.restored.values().sum());
-        let tally = Tally { values, restored_records, jobs: 1, ..life.tally };
+        let later_lives = self.parallelism.len() as u64 - 1;
+        let restored = |(number, restarts): &&(usize, u64)| *number > 0 || *restarts > 0;
+        let restores = life.restored.keys().filter(restored).count() as u64;
+        let failures = script.failures() + later_lives;
+        let mut tally = Tally {
+            values,
+            restored_records,
+            jobs: 1,
+            failures,
+            restores,
+            ..std::mem::take(&mut life.tally)
+        };
         violations.splice(0..0, script.violations());
         if violations.is_empty() {
-            violations = self.judge(&script, &ledger);
+            violations = self.judge(&script, &ledger, &mut tally);
         }
         Outcome { violations, tally, digest }
     }
 
-    /// Compares what is committed with what was emitted.
-    pub(super) fn judge(&self, script: &Script, ledger: &Ledger<u64>) -> Vec<String> {
+    /// Compares what is committed with what was emitted, and counts the differences.
+    pub(super) fn judge(&self, script: &Script, ledger: &Ledger<u64>, tally: &mut Tally) -> Vec<String> {
         let mut violations = Vec::new();
         let mut seen: BTreeMap<(u64, u64), Vec<u64>> = BTreeMap::new();
         let mut counted = 0;
@@ -142,7 +153,7 @@ impl Rescale {
                 if !got.iter().copied().eq(expected) {
                     violations.push(format!(
                         "committed: tag {tag} split {split}: {}",
-                        what_differs(&got, end * copies)
+                        what_differs(&got, end, copies, tally)
                     ));
                 }
             }
@@ -154,13 +165,19 @@ impl Rescale {
     }
 }
 
-fn what_differs(got: &[u64], expected: u64) -> String {
-    let distinct: BTreeSet<u64> = got.iter().copied().collect();
-    let falls = got.windows(2).filter(|pair| pair[0] > pair[1]).count();
+fn what_differs(got: &[u64], end: u64, copies: u64, tally: &mut Tally) -> String {
+    let mut times: BTreeMap<u64, u64> = BTreeMap::new();
+    got.iter().for_each(|value| *times.entry(*value).or_default() += 1);
+    let falls = got.windows(2).filter(|pair| pair[0] > pair[1]).count() as u64;
+    let there: u64 = times.values().map(|times| (*times).min(copies)).sum();
+    tally.out_of_order += falls;
+    tally.duplicated += got.len() as u64 - there;
+    tally.lost += (end * copies).saturating_sub(there);
     format!(
-        "{} values, {} different ones, where {expected} were emitted; {falls} out of order",
+        "{} values, {} different ones, where {} were emitted; {falls} out of order",
         got.len(),
-        distinct.len()
+        times.len(),
+        end * copies
     )
 }
 
