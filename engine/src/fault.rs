@@ -118,15 +118,3 @@ macro_rules! broken {
 pub(crate) const fn intact() -> bool {
     false
 }
-
-/// Counts a transition of a gate, for tests that must know that they have seen it.
-#[cfg(any(test, feature = "testing"))]
-macro_rules! took {
-    ($gate:expr, $transition:ident) => {
-        $gate.transitions.count($crate::barrier::transition::Transition::$transition)
-    };
-}
-#[cfg(not(any(test, feature = "testing")))]
-macro_rules! took {
-    ($gate:expr, $transition:ident) => {};
-}

@@ -49,6 +49,18 @@
 //! each [`ChannelKind::DelayedExchange`], not for its data. Take an unsnapshotted delayed task with none upstream: no
 //! task downstream of it has snapshotted, so no channel there has a cut to stop at, its output drains, it reaches its cuts.
 
+/// Counts a transition of a gate, for tests that must know that they have seen it.
+#[cfg(any(test, feature = "testing"))]
+macro_rules! took {
+    ($gate:expr, $transition:ident) => {
+        $gate.transitions.count($crate::barrier::transition::Transition::$transition)
+    };
+}
+#[cfg(not(any(test, feature = "testing")))]
+macro_rules! took {
+    ($gate:expr, $transition:ident) => {};
+}
+
 pub mod aborts;
 pub mod gate;
 mod round;

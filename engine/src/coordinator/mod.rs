@@ -28,7 +28,7 @@ mod shared;
 mod stats;
 mod trigger;
 
-#[cfg(test)]
+#[cfg(all(test, not(loom)))]
 pub(crate) use core::tests as core_tests;
 
 pub use backend::CheckpointBackend;
