@@ -172,10 +172,9 @@ impl Campaign {
             for point in cycle.pending.drain(..) {
                 self.points.entry(point).or_default().restores += 1;
             }
-        } else if life.end == End::Completed && cycle.has_checkpoint {
-            self.audit.corrupt += 1;
-            complaints.push("a completed checkpoint was not restored".to_owned());
         }
+        // A life that completes without having restored anything is no mistake: the one before may have been killed between
+        // the end of its work and its exit. What it left undone, the comparison with the reference shows.
         match &life.end {
             End::Completed => {
                 match plan {
@@ -261,7 +260,7 @@ mod tests {
     }
 
     #[test]
-    fn a_checkpoint_that_is_forgotten_or_older_than_one_before_is_counted() {
+    fn a_checkpoint_older_than_one_before_is_counted_and_a_life_without_work_is_not() {
         let mut campaign = campaign(5);
         let (mut cycle, mut complaints) = (Cycle::default(), Vec::new());
         let plan = Plan::AtPoint(CHECKPOINT_EXISTS.to_owned(), 1);
@@ -270,7 +269,7 @@ mod tests {
         assert!(campaign.audit.is_clean());
         assert!(campaign.lived(&mut cycle, &plan, &life(End::Killed, Some(2)), &mut complaints));
         assert!(!campaign.lived(&mut cycle, &Plan::Finish, &life(End::Completed, None), &mut complaints));
-        assert_eq!((campaign.audit.corrupt, complaints.len()), (2, 2));
+        assert_eq!((campaign.audit.corrupt, complaints.len()), (1, 1));
     }
 
     #[test]
