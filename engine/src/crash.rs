@@ -2,20 +2,6 @@
 //!
 //! Always true: without the cargo feature `crash-points` a point expands to nothing, and an undeclared one does not compile.
 
-/// Marks a crash point of this crate; see [`crate::crash`].
-#[cfg(feature = "crash-points")]
-macro_rules! crash_point {
-    ($name:literal) => {
-        $crate::crash::reached(const { $crate::crash::declared($crate::crash::CRASH_POINTS, $name) })
-    };
-}
-
-/// Marks a crash point of this crate: nothing without the feature `crash-points`.
-#[cfg(not(feature = "crash-points"))]
-macro_rules! crash_point {
-    ($name:literal) => {};
-}
-
 #[cfg(feature = "crash-points")]
 pub use thalweg_storage::crash::{CRASH_POINTS as STORAGE_CRASH_POINTS, declared, reached};
 

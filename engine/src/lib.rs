@@ -10,12 +10,11 @@
 
 #![cfg_attr(not(test), warn(clippy::disallowed_methods))]
 
+// Storage's `crash_point!` and `broken!`, in all modules.
 #[macro_use]
-mod fault;
-#[macro_use]
+extern crate thalweg_storage;
+
 pub mod crash;
-#[macro_use]
-mod planted;
 pub mod clock;
 pub mod error;
 pub mod config;

@@ -10,16 +10,21 @@
 //! `CRASH_INJECT_AT=<name>:<n>` arms the point `<name>`: whoever reaches it for the n-th time kills the process with
 //! SIGKILL, after a line `crash point <name>` on standard error. No destructor runs, no buffer is flushed.
 
-/// Marks a crash point of this crate; see [`crate::crash`].
+/// Marks a crash point of the crate that uses it, whose `CRASH_POINTS` are in its module `crash`.
 #[cfg(feature = "crash-points")]
+#[doc(hidden)]
+#[macro_export]
+#[expect(clippy::crate_in_macro_def, reason = "each crate has its own table")]
 macro_rules! crash_point {
     ($name:literal) => {
-        $crate::crash::reached(const { $crate::crash::declared($crate::crash::CRASH_POINTS, $name) })
+        $crate::crash::reached(const { $crate::crash::declared(crate::crash::CRASH_POINTS, $name) })
     };
 }
 
-/// Marks a crash point of this crate: nothing without the feature `crash-points`.
+/// Marks a crash point: nothing without the feature `crash-points`.
 #[cfg(not(feature = "crash-points"))]
+#[doc(hidden)]
+#[macro_export]
 macro_rules! crash_point {
     ($name:literal) => {};
 }

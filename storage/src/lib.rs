@@ -13,14 +13,8 @@
 #[macro_use]
 pub mod crash;
 #[macro_use]
-pub mod planted;
-pub mod ids;
-#[macro_use]
-#[cfg(any(test, feature = "testing"))]
 pub mod fault;
-#[macro_use]
-#[cfg(not(any(test, feature = "testing")))]
-mod fault;
+pub mod ids;
 pub mod error;
 pub mod io;
 pub mod codec;

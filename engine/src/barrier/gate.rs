@@ -12,9 +12,9 @@ use super::CheckpointMode;
 use super::aborts::Aborts;
 use super::round::Round;
 use super::{Announcement, BarrierMode, Capture, ChannelKind, Mark, Ready};
-#[cfg(any(test, feature = "testing"))]
-use crate::fault::Fault;
 use thalweg_storage::CheckpointId;
+#[cfg(any(test, feature = "testing"))]
+use thalweg_storage::fault::Fault;
 
 #[cfg(any(test, feature = "testing"))]
 mod testing;
@@ -77,7 +77,7 @@ impl Gate {
             newest_snapshot: None,
             aborts: Aborts::new(),
             #[cfg(any(test, feature = "testing"))]
-            fault: crate::fault::active(),
+            fault: thalweg_storage::fault::active(),
             #[cfg(any(test, feature = "testing"))]
             transitions: Default::default(),
         }

@@ -21,9 +21,9 @@
 //! | 14 | aligned-only inputs reach their cuts before the snapshot | `an_aligned_only_input_reaches_its_cut_before_an_unaligned_snapshot` | `AlignedOnlyIgnored` |
 //! | 14 | … while the others stop at theirs | `while_an_aligned_only_input_aligns_the_others_stop_at_their_cuts` | `OthersPassTheirCuts` |
 //! | 15 | a checkpoint that is being finalised cannot be aborted | `publishing_cannot_be_aborted` | `FinalisingAborted` |
-//! | 15 | a restore makes the manifest durable first | `a_restore_makes_its_manifest_durable_first` | `ManifestUnsynced` (storage) |
+//! | 15 | a restore makes the manifest durable first | `a_restore_makes_its_manifest_durable_first` | `ManifestUnsynced` |
 //! | 16 | an acknowledgement holds its files until its checkpoint ends | `an_acknowledgement_holds_its_files_until_its_checkpoint_ends` | `AcknowledgementHoldsNothing` |
-//! | 17 | ids exceed every id ever tried, by dead attempts too | `an_id_that_a_dead_attempt_took_never_comes_again` | `IdsStartOver` (storage) |
+//! | 17 | ids exceed every id ever tried, by dead attempts too | `an_id_that_a_dead_attempt_took_never_comes_again` | `IdsStartOver` |
 //! | 18 | announcements ring the doorbell of a consumer that sleeps | `an_announcement_wakes_a_consumer_that_sleeps` | `AnnouncesSilently` |
 //! | 19 | the acknowledgement follows the last capture | `a_round_is_complete_after_its_last_capture` | `CompleteAtSnapshot` |
 //! | 19 | obsolete announcements change nothing | `an_obsolete_announcement_never_bounds_the_next_rounds_capture` | `ObsoleteSetsBound` |
@@ -34,7 +34,6 @@
 
 use crate::barrier::tests::{alignment, capture, ends, rounds};
 use crate::coordinator::core_tests;
-use crate::fault::{Fault, with_fault};
 use crate::ring::doorbell::{Doorbell, Wake};
 use crate::ring::{
     Announcement, BarrierMode, BatchPool, ChannelSpec, Look, Mark, Receiver, Restored, Sender, Visible,
@@ -46,76 +45,62 @@ use std::panic::catch_unwind;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use thalweg_storage::checkpoint::CheckpointStore;
-use thalweg_storage::fault::{StorageFault, with_fault as with_storage_fault};
+use thalweg_storage::fault::{Fault, with_fault};
 use thalweg_storage::io::{DiskHandle, OpKind, SimDisk};
 use thalweg_storage::manifest::{Manifest, ManifestKind};
 use thalweg_storage::{AttemptId, CheckpointId};
-
-/// Breaks a rule.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Switch {
-    Engine(Fault),
-    Storage(StorageFault),
-}
 
 /// One row of the table above.
 struct Rule {
     number: u32,
     name: &'static str,
     test: fn(),
-    switch: Switch,
+    switch: Fault,
 }
 
 macro_rules! rules {
-    ($($number:literal $($module:ident)::+ $kind:ident $fault:ident;)*) => {
+    ($($number:literal $($module:ident)::+ $fault:ident;)*) => {
         &[$(Rule {
             number: $number,
             name: stringify!($($module)::+),
             test: $($module)::+,
-            switch: rules!(@$kind $fault),
+            switch: Fault::$fault,
         }),*]
     };
-    (@engine $fault:ident) => { Switch::Engine(Fault::$fault) };
-    (@storage $fault:ident) => { Switch::Storage(StorageFault::$fault) };
 }
 
 const RULES: &[Rule] = rules! {
-    1 task_rules::a_snapshot_waits_until_every_side_ring_has_room engine AnnouncesIntoFullRing;
-    2 task_rules::an_aligned_snapshot_holds_what_waits_in_the_outbox engine OutboxLeftOut;
-    3 rounds::the_first_cut_is_final engine LaterCutReplaces;
-    4 task_rules::the_unprocessed_rest_of_a_batch_is_channel_state engine PartialBatchLeftOut;
-    5 restored_batches_take_the_first_positions engine RestoredUncounted;
-    6 behind_an_announced_cut_nothing_is_visible engine SeesBeyondCut;
-    7 alignment::any_unaligned_announcement_turns_an_aligning_round engine FirstModeSticks;
-    7 alignment::a_timer_that_ran_out_before_the_round_is_known_counts_once_it_is engine EarlyExpiryForgotten;
-    8 alignment::at_least_once_waits_for_the_cut_not_for_the_announcement engine AtLeastOnceWhenAnnounced;
-    9 rounds::a_newer_announcement_never_kills_an_older_aligning_round engine NewerKillsOlder;
-    9 rounds::rounds_triggered_out_of_order_snapshot_in_order engine YoungerFirst;
-    10 core_tests::triggers::an_unaligned_checkpoint_never_overlaps_another engine UnalignedOverlaps;
-    11 ends::the_end_of_a_stream_counts_when_reached_and_bounds_every_round_without_its_own_cut engine EndWhenSeen;
-    11 ends::an_ended_channel_is_captured_up_to_its_end engine EndedNotCaptured;
-    12 ends::a_task_whose_inputs_have_all_ended_starts_at_the_trigger engine TriggerForSourcesOnly;
-    13 task_ends::output_of_an_aborted_checkpoint_is_listed_and_committed_by_the_next engine ListsOwnCommittablesOnly;
-    14 capture::an_aligned_only_input_reaches_its_cut_before_an_unaligned_snapshot engine AlignedOnlyIgnored;
-    14 capture::while_an_aligned_only_input_aligns_the_others_stop_at_their_cuts engine OthersPassTheirCuts;
-    15 core_tests::rounds::publishing_cannot_be_aborted engine FinalisingAborted;
-    15 a_restore_makes_its_manifest_durable_first storage ManifestUnsynced;
-    16 core_tests::files::an_acknowledgement_holds_its_files_until_its_checkpoint_ends engine AcknowledgementHoldsNothing;
-    17 an_id_that_a_dead_attempt_took_never_comes_again storage IdsStartOver;
-    18 an_announcement_wakes_a_consumer_that_sleeps engine AnnouncesSilently;
-    19 capture::a_round_is_complete_after_its_last_capture engine CompleteAtSnapshot;
-    19 rounds::an_obsolete_announcement_never_bounds_the_next_rounds_capture engine ObsoleteSetsBound;
-    19 rounds::an_abort_before_the_barrier_is_remembered engine EarlyAbortForgotten;
-    19 rounds::an_abort_during_alignment_releases_everything_at_once engine AbortKeepsHolding;
+    1 task_rules::a_snapshot_waits_until_every_side_ring_has_room AnnouncesIntoFullRing;
+    2 task_rules::an_aligned_snapshot_holds_what_waits_in_the_outbox OutboxLeftOut;
+    3 rounds::the_first_cut_is_final LaterCutReplaces;
+    4 task_rules::the_unprocessed_rest_of_a_batch_is_channel_state PartialBatchLeftOut;
+    5 restored_batches_take_the_first_positions RestoredUncounted;
+    6 behind_an_announced_cut_nothing_is_visible SeesBeyondCut;
+    7 alignment::any_unaligned_announcement_turns_an_aligning_round FirstModeSticks;
+    7 alignment::a_timer_that_ran_out_before_the_round_is_known_counts_once_it_is EarlyExpiryForgotten;
+    8 alignment::at_least_once_waits_for_the_cut_not_for_the_announcement AtLeastOnceWhenAnnounced;
+    9 rounds::a_newer_announcement_never_kills_an_older_aligning_round NewerKillsOlder;
+    9 rounds::rounds_triggered_out_of_order_snapshot_in_order YoungerFirst;
+    10 core_tests::triggers::an_unaligned_checkpoint_never_overlaps_another UnalignedOverlaps;
+    11 ends::the_end_of_a_stream_counts_when_reached_and_bounds_every_round_without_its_own_cut EndWhenSeen;
+    11 ends::an_ended_channel_is_captured_up_to_its_end EndedNotCaptured;
+    12 ends::a_task_whose_inputs_have_all_ended_starts_at_the_trigger TriggerForSourcesOnly;
+    13 task_ends::output_of_an_aborted_checkpoint_is_listed_and_committed_by_the_next ListsOwnCommittablesOnly;
+    14 capture::an_aligned_only_input_reaches_its_cut_before_an_unaligned_snapshot AlignedOnlyIgnored;
+    14 capture::while_an_aligned_only_input_aligns_the_others_stop_at_their_cuts OthersPassTheirCuts;
+    15 core_tests::rounds::publishing_cannot_be_aborted FinalisingAborted;
+    15 a_restore_makes_its_manifest_durable_first ManifestUnsynced;
+    16 core_tests::files::an_acknowledgement_holds_its_files_until_its_checkpoint_ends AcknowledgementHoldsNothing;
+    17 an_id_that_a_dead_attempt_took_never_comes_again IdsStartOver;
+    18 an_announcement_wakes_a_consumer_that_sleeps AnnouncesSilently;
+    19 capture::a_round_is_complete_after_its_last_capture CompleteAtSnapshot;
+    19 rounds::an_obsolete_announcement_never_bounds_the_next_rounds_capture ObsoleteSetsBound;
+    19 rounds::an_abort_before_the_barrier_is_remembered EarlyAbortForgotten;
+    19 rounds::an_abort_during_alignment_releases_everything_at_once AbortKeepsHolding;
 };
 
-fn holds(rule: &Rule, switch: Option<Switch>) -> bool {
-    let run = || catch_unwind(rule.test).is_ok();
-    match switch {
-        None => run(),
-        Some(Switch::Engine(fault)) => with_fault(Some(fault), run),
-        Some(Switch::Storage(fault)) => with_storage_fault(fault, run),
-    }
+fn holds(rule: &Rule, switch: Option<Fault>) -> bool {
+    with_fault(switch, || catch_unwind(rule.test).is_ok())
 }
 
 /// The switch of a rule fails its own test, and no other rule's.
@@ -147,10 +132,7 @@ fn all_nineteen_rules_are_listed_and_documented() {
     let table = include_str!("rules.rs");
     for rule in RULES {
         let name = rule.name.rsplit("::").next().expect("a path has a last part").trim();
-        let switch = match rule.switch {
-            Switch::Engine(fault) => format!("`{fault:?}`"),
-            Switch::Storage(fault) => format!("`{fault:?}` (storage)"),
-        };
+        let switch = format!("`{:?}`", rule.switch);
         let row = table.lines().find(|line| line.starts_with("//! |") && line.contains(&format!("`{name}`")));
         assert!(row.is_some_and(|row| row.contains(&switch)), "{name} or {switch} is not in the table");
     }

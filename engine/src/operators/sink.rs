@@ -200,7 +200,7 @@ impl<W: SinkWriter> StageControl for SinkStage<W> {
 
     fn snapshot_durable(&mut self, checkpoint: CheckpointId) -> Result<bool, Failure> {
         let prepared = self.is_prepared(checkpoint)?;
-        if prepared && planted!("commit_before_manifest") {
+        if prepared && broken!(CommitsBeforeManifest) {
             self.checkpoint_complete(checkpoint)?;
         }
         Ok(prepared)
@@ -213,9 +213,6 @@ impl<W: SinkWriter> StageControl for SinkStage<W> {
             listed.filter(|known| known.checkpoint == checkpoint || !broken!(ListsOwnCommittablesOnly));
         if let Some(own) = operators.iter_mut().find(|operator| operator.uid == self.site.uid) {
             own.committables = listed.collect();
-            if planted!("own_committables_only") {
-                own.committables.retain(|committable| committable.checkpoint == checkpoint);
-            }
         }
     }
 

@@ -351,9 +351,6 @@ impl<B: Body> OperatorTask<B> {
         if !broken!(OutboxLeftOut) {
             stage.outputs(&mut |output| outbox.append(&mut output.unsent()));
         }
-        if planted!("forget_outbox") {
-            outbox.clear();
-        }
         let keyed = stage.table_count() > 0;
         if keyed {
             let TaskParts { body, keyed, files, attempt, .. } = &mut self.parts;

@@ -331,7 +331,7 @@ impl Part {
                 Err(error) => return Ok(Err(format!("writing checkpoint {checkpoint} failed: {error}"))),
             }
         }
-        if !(durable || planted!("ack_before_durable") && self.external && self.serialised) {
+        if !(durable || broken!(AcknowledgesEarly) && self.external && self.serialised) {
             return Ok(Ok(None));
         }
         body.stage().list_committables(checkpoint, &mut self.operators);

@@ -307,7 +307,7 @@ impl CheckpointStore {
         crash_point!("begin.before_create_dir");
         self.files.create_dir(&self.chk(id))?;
         crash_point!("begin.before_dir_sync");
-        if !planted!("skip_begin_dir_sync") {
+        if !broken!(BeginDirUnsynced) {
             self.files.sync_dir(&self.dir)?;
         }
         crash_point!("begin.after_dir_sync");
@@ -347,7 +347,7 @@ impl CheckpointStore {
         let chk = self.chk(id);
         let (temporary, path) = (chk.join(names::MANIFEST_TEMPORARY), chk.join(names::MANIFEST));
         crash_point!("manifest.before_data_dirs_sync");
-        if !planted!("skip_data_dirs_sync") {
+        if !broken!(DataDirsUnsynced) {
             self.files.sync_dirs(&[&self.shared, &chk])?;
         }
         crash_point!("manifest.after_data_dirs_sync");
@@ -355,13 +355,13 @@ impl CheckpointStore {
             crash_point!("manifest.after_create");
             file.write(bytes)?;
             crash_point!("manifest.after_write");
-            if planted!("skip_manifest_sync") { Ok(()) } else { file.sync_data() }
+            if broken!(ManifestRenamedUnsynced) { Ok(()) } else { file.sync_data() }
         })?;
         crash_point!("manifest.before_rename");
         // From here on the checkpoint may be complete, whatever this process learns of it.
         let renamed = self.files.rename(&temporary, &path).and_then(|()| {
             crash_point!("manifest.after_rename");
-            if planted!("skip_manifest_dir_sync") { Ok(()) } else { self.files.sync_dir(&chk) }
+            if broken!(ManifestDirUnsynced) { Ok(()) } else { self.files.sync_dir(&chk) }
         });
         crash_point!("manifest.after_dir_sync");
         self.pending.remove(&id);
@@ -464,7 +464,7 @@ impl CheckpointStore {
             return;
         }
         crash_point!("retention.before_dir_sync");
-        let synced = if planted!("release_without_dir_sync") { Ok(()) } else { self.files.sync_dir(&chk) };
+        let synced = if broken!(ReleaseDirUnsynced) { Ok(()) } else { self.files.sync_dir(&chk) };
         match synced {
             Ok(()) => {
                 crash_point!("retention.after_dir_sync");

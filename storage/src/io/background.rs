@@ -117,7 +117,7 @@ impl BackgroundFile {
             }
             if self.complete && self.waiting.is_empty() && self.writes.is_empty() {
                 crash_point!("data.before_sync");
-                self.stage = match planted!("manifest_before_data") {
+                self.stage = match broken!(ManifestBeforeData) {
                     true => Stage::Durable,
                     false => Stage::Syncing(file, self.disk.sync_data(file)),
                 };
@@ -125,7 +125,7 @@ impl BackgroundFile {
         }
         if let Stage::Syncing(file, ticket) = &mut self.stage {
             match ticket.poll() {
-                Some(Err(_)) if planted!("retry_failed_sync") => {
+                Some(Err(_)) if broken!(FailedSyncRetried) => {
                     self.stage = Stage::Opening(self.disk.open(&self.path, OpenMode::ReadWrite));
                     return Ok(false);
                 }

@@ -2,8 +2,8 @@
 
 use super::{BarrierMode, Capture, Gate, Ready};
 use crate::barrier::transition::{Transition, Transitions};
-use crate::fault::Fault;
 use thalweg_storage::CheckpointId;
+use thalweg_storage::fault::Fault;
 
 impl Gate {
     /// Breaks a rule from now on.

@@ -7,9 +7,9 @@ use super::CheckpointMode;
 use super::plan::{Plan, Rng, TIMEOUT};
 use crate::barrier::transition::Transitions;
 use crate::barrier::{Announcement, BarrierMode, Gate, Look};
-use crate::fault::Fault;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use thalweg_storage::CheckpointId;
+use thalweg_storage::fault::Fault;
 
 /// Steps after which a schedule counts as never ending.
 const STEPS_MAX: usize = 50_000;

@@ -2,9 +2,9 @@
 
 use super::job::DriverFault;
 use super::*;
-use crate::fault::Fault;
 use proptest::prelude::*;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use thalweg_storage::fault::Fault;
 
 /// Schedules per property. Multiply for a long run.
 const SCHEDULES: u32 = 5_000;

@@ -7,9 +7,9 @@ pub(crate) mod rounds;
 
 use super::CheckpointMode::{self, Aligned, AtLeastOnce};
 use super::*;
-use crate::fault::{Fault, with_fault};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::Duration;
+use thalweg_storage::fault::{Fault, with_fault};
 
 const UNALIGNED: CheckpointMode = CheckpointMode::Unaligned;
 const TIMEOUT: CheckpointMode = CheckpointMode::AlignedWithTimeout(Duration::from_secs(1));

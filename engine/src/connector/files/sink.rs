@@ -247,7 +247,8 @@ impl<E: Encoder> FileSink<E> {
             let file =
                 OpenFile::new(&disk, opened.map_err(|error| failed("opening output file", &path, &error))?);
             crash_point!("file_sink.before_truncate");
-            let truncated = answer(disk.truncate(file.id, part.bytes)).await;
+            let length = if broken!(TruncationSkipped) { bytes } else { part.bytes };
+            let truncated = answer(disk.truncate(file.id, length)).await;
             truncated.map_err(|error| failed("truncating output file", &path, &error))?;
             crash_point!("file_sink.after_truncate");
             answer(disk.sync_data(file.id))

@@ -64,7 +64,7 @@ impl EngineLife {
             .max_parallelism(4)
             .pin(false)
             .checkpoint_dir(CHECKPOINTS)
-            .checkpoint_interval("4ms")
+            .checkpoint_interval("1ms")
             .checkpoint_mode([CheckpointMode::Unaligned, CheckpointMode::Aligned][random.below(2) as usize])
             .retained_checkpoints(1 + random.below(2) as usize)
             .max_concurrent_checkpoints(1 + random.below(2) as usize)
@@ -81,10 +81,10 @@ impl EngineLife {
     fn flow(self) -> Dataflow {
         let flow = Dataflow::new(JOB);
         flow.source("numbers", GeneratorSource::new(Some(RECORDS), |n| n.wrapping_mul(7) % KEYS))
-            .with_rate_limit(20_000.0)
+            .with_rate_limit(150_000.0)
             .key_by(|key: &u64| *key)
             .count("count")
-            .sink("output", FileSink::csv(OUTPUT).roll_interval(Duration::from_millis(7)));
+            .sink("output", FileSink::csv(OUTPUT).roll_interval(Duration::from_millis(2)));
         flow
     }
 

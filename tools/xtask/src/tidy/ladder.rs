@@ -14,7 +14,7 @@ use std::collections::BTreeMap;
 /// `control`, the messages between workers and the coordinator, shares a rung with `task` for one reason: a deployment
 /// carries `Box<dyn Task>`, and tasks answer `TaskCommand`s. So it serves tasks, workers, the coordinator and what is above.
 const RUNGS: [&[&str]; 10] = [
-    &["crash", "planted", "fault", "error", "config", "clock", "time", "metrics"],
+    &["crash", "fault", "error", "config", "clock", "time", "metrics"],
     &["ring"],
     &["barrier"],
     &["state"],
