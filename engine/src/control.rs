@@ -7,6 +7,7 @@ use crate::task::Task;
 use std::path::Path;
 use std::sync::Arc;
 use thalweg_storage::manifest::{ChannelState, KeyedStateMeta, SubtaskState};
+use thalweg_storage::snapshot::SnapshotSegments;
 use thalweg_storage::{AttemptId, CheckpointId};
 
 /// Index of a task in the deployed job: all subtasks of all vertices, counted through.
@@ -94,10 +95,24 @@ pub enum WorkerCommand {
 pub struct TaskSnapshot {
     /// State of each operator of the task's chain: uid, names of keyed states, subtask state.
     pub operators: Vec<(Arc<str>, Vec<KeyedStateMeta>, SubtaskState)>,
+    /// The segments of operators with keyed state, until [`TaskSnapshot::list_segments`].
+    pub segments: Option<SnapshotSegments>,
     /// In-flight data of the task's input channels and outbox.
     pub channels: Vec<ChannelState>,
     /// What taking it cost.
     pub stats: SnapshotStats,
+}
+
+impl TaskSnapshot {
+    /// Lists the segments where they belong, and counts their bytes. With much state there are hundreds: so this is not done on a
+    /// worker.
+    pub fn list_segments(&mut self) {
+        let Some(segments) = self.segments.take() else { return };
+        let segments = segments.list();
+        self.stats.full_state_bytes += segments.iter().map(|segment| segment.bytes).sum::<u64>();
+        let keyed = self.operators.iter_mut().filter(|(_, metas, _)| !metas.is_empty());
+        keyed.for_each(|(_, _, state)| state.segments.clone_from(&segments));
+    }
 }
 
 /// What one task's part of a checkpoint cost.

@@ -116,6 +116,7 @@ mod tests {
         };
         TaskSnapshot {
             operators: vec![(uid.into(), Vec::new(), SubtaskState { index, ..SubtaskState::default() })],
+            segments: None,
             channels: vec![channel(0), channel(3)],
             stats: SnapshotStats::default(),
         }

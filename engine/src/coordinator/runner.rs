@@ -248,8 +248,11 @@ impl Runner {
 
     fn receive(&mut self, now: Nanos, message: Message) {
         match message {
-            Message::Report(report) => {
+            Message::Report(mut report) => {
                 crash_point!("report.received");
+                if let Report::Acknowledged(_, _, _, snapshot) = &mut report {
+                    snapshot.list_segments();
+                }
                 self.feed(now, Event::Report(report));
             }
             Message::Trigger(mode, reply) => {

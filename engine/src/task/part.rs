@@ -338,17 +338,14 @@ impl Part {
         let inline: usize =
             self.operators.iter().flat_map(|o| &o.operator_state).map(|blob| blob.bytes.len()).sum();
         let keyed_state = self.operators.iter().any(|operator| !operator.keyed.is_empty());
-        let named: u64 = match keyed_state {
-            true => keyed.segments(checkpoint).iter().map(|segment| segment.bytes).sum(),
-            false => 0,
-        };
+        let segments = keyed_state.then(|| keyed.segments(checkpoint));
         let stats = SnapshotStats {
             start_delay_ns: self.taken.heard.since(self.trigger.triggered_at).as_nanos() as u64,
             alignment_ns: self.taken.at.since(self.taken.heard).as_nanos() as u64,
             sync_ns: self.taken.sync_nanos,
             async_ns: now.since(self.taken.at).as_nanos() as u64,
             state_bytes: self.segment_bytes + inline as u64,
-            full_state_bytes: named + inline as u64,
+            full_state_bytes: inline as u64,
             files: self.segments.len() as u32 + u32::from(channels.file.is_some()),
             in_flight_records: channels.records,
             in_flight_bytes: channels.bytes,
@@ -358,22 +355,20 @@ impl Part {
         let operators = std::mem::take(&mut self.operators)
             .into_iter()
             .map(|operator| {
-                let segments =
-                    if operator.keyed.is_empty() { Vec::new() } else { keyed.segments(checkpoint) };
                 let state = SubtaskState {
                     index: partition,
                     finished,
                     operator_state: operator.operator_state,
-                    segments,
+                    segments: Vec::new(),
                     committables: operator.committables,
                 };
                 (operator.uid, operator.keyed, state)
             })
             .collect();
-        let segments = self.segments.iter_mut().map(|segment| &mut segment.file);
-        segments.chain(&mut channels.file).for_each(BackgroundFile::keep);
+        let files = self.segments.iter_mut().map(|segment| &mut segment.file);
+        files.chain(&mut channels.file).for_each(BackgroundFile::keep);
         let channels = std::mem::take(&mut channels.states);
-        Ok(Ok(Some(TaskSnapshot { operators, channels, stats })))
+        Ok(Ok(Some(TaskSnapshot { operators, segments, channels, stats })))
     }
 }
 

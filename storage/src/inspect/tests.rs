@@ -287,7 +287,7 @@ mod kinds {
         }
         fs::write(&path, &bytes).unwrap();
         let keyed: Vec<KeyedStateMeta> = (0..4).map(|i| kinds.table(i).meta()).collect();
-        let subtask = SubtaskState { segments: snapshots.segments(id), ..SubtaskState::default() };
+        let subtask = SubtaskState { segments: snapshots.segments(id).list(), ..SubtaskState::default() };
         let operator = OperatorState { uid: "op".into(), parallelism: 1, keyed, subtasks: vec![subtask] };
         let manifest = Manifest {
             job: "job".into(),

@@ -39,8 +39,12 @@ impl<K: Key, V: Data> StateTable for LogTable<K, V> {
         self.log.aborted(epoch);
     }
 
-    fn segments_needed(&self) -> Option<Vec<Arc<str>>> {
-        Some(self.log.segments_needed())
+    fn is_log_structured(&self) -> bool {
+        true
+    }
+
+    fn segments_needed(&self) -> Vec<Arc<str>> {
+        self.log.segments_needed()
     }
 
     fn migration(&self, stored: &Schema) -> Option<Migration> {

@@ -85,6 +85,20 @@ pub enum Step {
     Done,
 }
 
+/// The segments of one snapshot, which are many where there is much state: so they are listed by whoever has the time.
+#[derive(Clone, Debug)]
+pub struct SnapshotSegments {
+    chain: Arc<Chain>,
+    names: Arc<[String]>,
+}
+
+impl SnapshotSegments {
+    /// The segments, oldest first: those that the snapshot builds on and its own.
+    pub fn list(&self) -> Vec<SegmentRef> {
+        self.chain.segments(&self.names)
+    }
+}
+
 /// Incremental snapshots of one task's keyed tables.
 pub struct KeyedSnapshots {
     groups: Range<KeyGroup>,
@@ -94,7 +108,7 @@ pub struct KeyedSnapshots {
     restore_threads: usize,
     file_bytes: u64,
     /// What the last completed checkpoint consists of.
-    chain: Chain,
+    chain: Arc<Chain>,
     /// That of the snapshot before, to be used again.
     compressor: Option<Compressor<'static>>,
     /// Snapshots neither completed nor aborted, in the order of their begin.
@@ -112,7 +126,7 @@ impl KeyedSnapshots {
             allow_unmatched: false,
             restore_threads: RESTORE_THREADS,
             file_bytes: FILE_BYTES,
-            chain: Chain::default(),
+            chain: Arc::default(),
             compressor: None,
             pending: Vec::new(),
         }
@@ -175,7 +189,8 @@ impl KeyedSnapshots {
         self.pending.iter_mut().for_each(|pending| pending.finish(tables));
         let metas: Vec<KeyedStateMeta> = (0..tables.count()).map(|i| tables.table(i).meta()).collect();
         let full = savepoint || !self.incremental;
-        let mut chain = if full { Chain::default() } else { self.chain.clone() };
+        let chain = if full { Arc::default() } else { Arc::clone(&self.chain) };
+        let mut needed = Vec::new();
         let epochs = (0..tables.count())
             .map(|i| {
                 let index = u16::try_from(i).expect("an operator has at most 65,536 states");
@@ -186,7 +201,7 @@ impl KeyedSnapshots {
                     "state {} holds the task's key groups",
                     metas[i].name
                 );
-                let log_structured = table.segments_needed().is_some();
+                let log_structured = table.is_log_structured();
                 let plan: Vec<GroupPlan> = match (full, log_structured) {
                     (true, _) => vec![GroupPlan::Base; self.groups.len()],
                     (false, true) => vec![GroupPlan::Delta; self.groups.len()],
@@ -194,8 +209,7 @@ impl KeyedSnapshots {
                 };
                 let epoch = table.begin_snapshot(index, &plan);
                 if log_structured {
-                    let needed = if full { None } else { table.segments_needed() };
-                    chain.set_needed(index, needed.unwrap_or_default());
+                    needed.push((index, if full { Vec::new() } else { table.segments_needed() }));
                 }
                 epoch
             })
@@ -211,7 +225,7 @@ impl KeyedSnapshots {
             self.zstd_level,
         );
         builder.reuse(self.compressor.take());
-        let names = metas.into_iter().map(|meta| meta.name).collect();
+        let names: Arc<[String]> = metas.into_iter().map(|meta| meta.name).collect();
         let groups = self.groups.clone();
         let writing = Writing::new(
             checkpoint,
@@ -221,6 +235,7 @@ impl KeyedSnapshots {
             epochs,
             names,
             chain,
+            needed,
             builder,
             self.file_bytes,
         );
@@ -245,12 +260,12 @@ impl KeyedSnapshots {
     ///
     /// # Panics
     /// Before [`Step::Done`], and for a checkpoint that was completed, aborted or never begun.
-    pub fn segments(&self, checkpoint: CheckpointId) -> Vec<SegmentRef> {
+    pub fn segments(&self, checkpoint: CheckpointId) -> SnapshotSegments {
         let pending = self.pending.iter().find(|pending| pending.checkpoint == checkpoint);
         let pending =
             pending.unwrap_or_else(|| panic!("no snapshot of checkpoint {checkpoint} is under way"));
         assert!(pending.is_written(), "the snapshot of checkpoint {checkpoint} is not written yet");
-        pending.chain.segments(&pending.names)
+        SnapshotSegments { chain: Arc::clone(&pending.chain), names: Arc::clone(&pending.names) }
     }
 
     /// The checkpoint is completed: later snapshots build on it. Does nothing for one that is not under way, and
@@ -293,7 +308,7 @@ impl KeyedSnapshots {
     /// Makes the next snapshot write all rows, so that it needs no segment that exists now: after restoring from files that
     /// belong to somebody else.
     pub fn detach(&mut self, tables: &mut dyn Tables) {
-        self.chain = Chain::default();
+        self.chain = Arc::default();
         (0..tables.count()).for_each(|i| tables.table(i).detach());
     }
 
@@ -326,7 +341,7 @@ impl KeyedSnapshots {
             threads: self.restore_threads,
         };
         crash_point!("restore.before_keyed");
-        self.chain = stored.load(&self.groups, tables)?;
+        self.chain = Arc::new(stored.load(&self.groups, tables)?);
         crash_point!("restore.after_keyed");
         Ok(())
     }

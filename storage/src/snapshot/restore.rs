@@ -302,7 +302,7 @@ fn uses_of(
         };
         // Other versions of the operator may have written it than the one that the manifest knows.
         let migration = migration_of(meta, &wanted[usize::from(table)], table, tables)?;
-        let log_structured = tables.table(usize::from(table)).segments_needed().is_some();
+        let log_structured = tables.table(usize::from(table)).is_log_structured();
         // A log-structured table that names a segment has all of it read that counts. So what is void must not be there: the
         // base that voids it may be gone by then.
         let kept = log_structured && !migration.is_needed() && !void.contains(&state);
@@ -315,7 +315,7 @@ fn uses_of(
 fn chain_of(found: &[Found<'_>], uses: &[Vec<Option<Use>>], bases: &Bases, tables: &mut dyn Tables) -> Chain {
     let mut chain = Chain::default();
     for table in 0..tables.count() {
-        if tables.table(table).segments_needed().is_some() {
+        if tables.table(table).is_log_structured() {
             chain.set_needed(table as u16, []);
         }
     }

@@ -142,7 +142,7 @@ impl Task {
 
     /// Puts a written file on the disk; the checkpoint's segments.
     fn keep(&mut self, checkpoint: u64, file: Vec<u8>, disk: &MemoryDisk) -> Vec<SegmentRef> {
-        let segments = self.snapshots.segments(CheckpointId(checkpoint));
+        let segments = self.snapshots.segments(CheckpointId(checkpoint)).list();
         let own = format!("shared/seg-{checkpoint}-{}", self.snapshots.groups.start);
         assert_eq!(segments.iter().any(|segment| segment.path == own), !file.is_empty());
         if !file.is_empty() {

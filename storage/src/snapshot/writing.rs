@@ -33,9 +33,12 @@ pub(super) struct Writing {
     /// Epoch of each table.
     pub epochs: Vec<u64>,
     /// Names of the tables' states.
-    pub names: Vec<String>,
-    /// The chain it builds on, and the files that are complete.
-    pub chain: Chain,
+    pub names: Arc<[String]>,
+    /// The chain it builds on, and the files that are complete. Shared with that of the last completed checkpoint as long as there are
+    /// none.
+    pub chain: Arc<Chain>,
+    /// What log-structured tables need of the chain, until the chain has been told.
+    needed: Vec<(u16, Vec<Arc<str>>)>,
     builder: SegmentBuilder,
     /// A file ends at the next good place once its rows have this many bytes.
     file_bytes: u64,
@@ -55,8 +58,9 @@ impl Writing {
         savepoint: bool,
         groups: Range<KeyGroup>,
         epochs: Vec<u64>,
-        names: Vec<String>,
-        chain: Chain,
+        names: Arc<[String]>,
+        chain: Arc<Chain>,
+        needed: Vec<(u16, Vec<Arc<str>>)>,
         builder: SegmentBuilder,
         file_bytes: u64,
     ) -> Self {
@@ -70,6 +74,7 @@ impl Writing {
             epochs,
             names,
             chain,
+            needed,
             builder,
             file_bytes,
             table: 0,
@@ -119,7 +124,7 @@ impl Writing {
             if self.builder.block_count() > 0 {
                 self.end_file();
             }
-            self.chain.drop_unneeded();
+            own(&mut self.chain, &mut self.needed).drop_unneeded();
         } else if matches!(written, Written::Groups | Written::Done)
             && self.builder.raw_bytes() >= self.file_bytes
             && self.builder.file() < SegmentBuilder::FILES_MAX - 1
@@ -141,8 +146,16 @@ impl Writing {
             groups: self.groups.clone(),
             sequence: (self.checkpoint, self.attempt),
         };
-        self.chain.append(part, self.builder.blocks());
+        own(&mut self.chain, &mut self.needed).append(part, self.builder.blocks());
         self.out.push_back((path, self.builder.take(), true));
         crash_point!("snapshot.after_file");
     }
+}
+
+/// The snapshot's own chain, copied and told what of it is needed when it is first to be changed: that takes as long as the chain,
+/// which is why it comes after the begin.
+fn own<'a>(chain: &'a mut Arc<Chain>, needed: &mut Vec<(u16, Vec<Arc<str>>)>) -> &'a mut Chain {
+    let chain = Arc::make_mut(chain);
+    needed.drain(..).for_each(|(table, paths)| chain.set_needed(table, paths));
+    chain
 }

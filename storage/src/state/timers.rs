@@ -201,7 +201,11 @@ impl<K: Key, N: Key> StateTable for TimerQueue<K, N> {
         self.rows.aborted(epoch);
     }
 
-    fn segments_needed(&self) -> Option<Vec<Arc<str>>> {
+    fn is_log_structured(&self) -> bool {
+        self.rows.is_log_structured()
+    }
+
+    fn segments_needed(&self) -> Vec<Arc<str>> {
         self.rows.segments_needed()
     }
 

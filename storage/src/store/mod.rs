@@ -281,7 +281,7 @@ impl<T: Tables> Store<T> {
         let writing = self.writing.as_mut().expect("a checkpoint is under way");
         writing.keep();
         let (id, triggered) = (writing.id, writing.triggered_unix_ms);
-        let segments = self.snapshots.segments(id);
+        let segments = self.snapshots.segments(id).list();
         let total_bytes = segments.iter().map(|segment| segment.bytes).sum();
         let (segment_bytes, count) = (writing.bytes(), segments.len() as u64);
         let manifest = self.manifest(id, self.attempt, triggered, segments);
@@ -349,7 +349,7 @@ impl<T: Tables> Store<T> {
         let mut writing = Writing::new(id, (self.options.unix_ms)(), target.dir());
         let written = self.write(&mut writing).and_then(|()| {
             writing.keep();
-            let segments = self.snapshots.segments(id);
+            let segments = self.snapshots.segments(id).list();
             let manifest = self.manifest(id, attempt, writing.triggered_unix_ms, segments);
             target.publish(&manifest, 1, &|_| false).map(drop)
         });

@@ -91,12 +91,16 @@ pub trait StateTable: Send {
     /// The checkpoint of the snapshot of `epoch` failed: later deltas hold its changes too. Ends the writing of it.
     fn aborted(&mut self, epoch: u64);
 
+    /// Whether the table decides by itself which earlier segments count; else that follows the rule of bases and deltas. Such a
+    /// table gets no plan but `Delta`, save for savepoints and full snapshots.
+    fn is_log_structured(&self) -> bool {
+        false
+    }
+
     /// Right after [`StateTable::begin_snapshot`] with [`GroupPlan::Delta`] for every group: the paths of the segments of
-    /// earlier checkpoints that hold rows of this snapshot, in no order. `None`, at any time, for a table that leaves that
-    /// decision to the rule of bases and deltas; others answer `Some` at any time, also before the first snapshot, and get
-    /// no plan but `Delta`, save for savepoints and full snapshots.
-    fn segments_needed(&self) -> Option<Vec<Arc<str>>> {
-        None
+    /// earlier checkpoints that hold rows of this snapshot, in no order. Of log-structured tables only.
+    fn segments_needed(&self) -> Vec<Arc<str>> {
+        Vec::new()
     }
 
     /// How rows whose values were stored under the schema `stored` become rows of this table, by [`Migration::of`]; `None`

@@ -318,7 +318,7 @@ impl<S: Tables> Task<S> {
     /// Writes what is left of a snapshot; the segments that hold it.
     pub fn finish(&mut self, checkpoint: u64) -> Vec<SegmentRef> {
         while !self.advance(checkpoint, 1_000) {}
-        self.snapshots.segments(CheckpointId(checkpoint))
+        self.snapshots.segments(CheckpointId(checkpoint)).list()
     }
 
     pub fn completed(&mut self, checkpoint: u64) {

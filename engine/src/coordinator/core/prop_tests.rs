@@ -347,6 +347,7 @@ impl World {
         let segments = (id.saturating_sub(1)..=id).map(segment).collect();
         TaskSnapshot {
             operators: vec![("op".into(), Vec::new(), SubtaskState { segments, ..SubtaskState::default() })],
+            segments: None,
             channels: Vec::new(),
             stats: SnapshotStats::default(),
         }

@@ -295,8 +295,12 @@ impl World {
         }];
         let subtask = SubtaskState { index: worker as u32, segments, ..SubtaskState::default() };
         let stats = SnapshotStats { start_delay_ns: 1000 * (1 + worker as u64), ..SnapshotStats::default() };
-        let snapshot =
-            TaskSnapshot { operators: vec![("op".into(), Vec::new(), subtask)], channels: Vec::new(), stats };
+        let snapshot = TaskSnapshot {
+            operators: vec![("op".into(), Vec::new(), subtask)],
+            segments: None,
+            channels: Vec::new(),
+            stats,
+        };
         let task = TaskId(worker as u32);
         self.report(worker, |attempt| {
             Report::Acknowledged(attempt, task, CheckpointId(id), Box::new(snapshot))
@@ -502,8 +506,12 @@ fn a_failed_publication_is_told_and_an_unknown_one_fails_the_job() {
 fn a_snapshot_that_lacks_a_subtask_is_never_published() {
     let mut world = World::new(0);
     world.pass(SECOND);
-    let snapshot =
-        TaskSnapshot { operators: Vec::new(), channels: Vec::new(), stats: SnapshotStats::default() };
+    let snapshot = TaskSnapshot {
+        operators: Vec::new(),
+        segments: None,
+        channels: Vec::new(),
+        stats: SnapshotStats::default(),
+    };
     world.report(1, |attempt| Report::Acknowledged(attempt, TaskId(1), CheckpointId(1), Box::new(snapshot)));
     world.ack(0, 1);
     assert_eq!(world.heard(0).last().unwrap(), "abort 1");

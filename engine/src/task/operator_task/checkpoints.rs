@@ -90,8 +90,8 @@ impl<B: Body> OperatorTask<B> {
         let unfinished = self.in_progress.iter().any(|part| !part.is_serialised());
         let stage = self.parts.body.stage();
         let tables = stage.table_count();
-        self.snapshot_waits = unfinished
-            && (0..tables).any(|index| stage.table(index).is_some_and(|t| t.segments_needed().is_some()));
+        self.snapshot_waits =
+            unfinished && (0..tables).any(|index| stage.table(index).is_some_and(|t| t.is_log_structured()));
         self.snapshot_waits
     }
 

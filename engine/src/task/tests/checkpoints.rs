@@ -247,7 +247,7 @@ proptest! {
         // What comes in again after a restore: input records unprocessed, and output records not sent.
         let (mut inputs, mut outputs) = (Vec::new(), Vec::new());
         for channel in &snapshot.channels {
-            let one = TaskSnapshot { channels: vec![channel.clone()], operators: Vec::new(), stats: snapshot.stats };
+            let one = TaskSnapshot { channels: vec![channel.clone()], segments: None, operators: Vec::new(), stats: snapshot.stats };
             if &*channel.edge == "in" { inputs.extend(in_flight(&one)) } else { outputs.extend(in_flight(&one)) }
         }
         let expand = |n: &u64| (0..times).map(move |i| n * times + i).collect::<Vec<_>>();

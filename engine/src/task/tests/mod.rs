@@ -137,7 +137,10 @@ impl World {
     fn take_acknowledged(&self) -> Vec<(CheckpointId, TaskSnapshot)> {
         let reports = std::mem::take(&mut *self.reports.0.lock().unwrap());
         let acknowledged = reports.into_iter().filter_map(|report| match report {
-            Report::Acknowledged(_, _, id, snapshot) => Some((id, *snapshot)),
+            Report::Acknowledged(_, _, id, mut snapshot) => {
+                snapshot.list_segments();
+                Some((id, *snapshot))
+            }
             _ => None,
         });
         acknowledged.collect()

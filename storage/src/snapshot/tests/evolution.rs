@@ -143,7 +143,7 @@ impl<K: Key, V: Data> One<K, V> {
                 Step::Done => break,
             }
         }
-        let segments = self.snapshots.segments(id);
+        let segments = self.snapshots.segments(id).list();
         self.snapshots.completed(id, tables);
         Stored { disk: Arc::clone(disk), segments, meta: self.table.untyped().meta() }
     }

@@ -55,7 +55,7 @@ fn write(subtask: &mut Subtask, checkpoint: u64, disk: &DiskHandle) -> io::Resul
         }
     };
     match result {
-        Ok(()) => Ok(subtask.snapshots.segments(CheckpointId(checkpoint))),
+        Ok(()) => Ok(subtask.snapshots.segments(CheckpointId(checkpoint)).list()),
         Err(error) => {
             if let Some((file, _)) = open {
                 // A file whose sync has failed takes no more, whoever tries.

@@ -242,8 +242,12 @@ impl StateTable for Logged {
         self.pending.retain(|snapshot| snapshot.epoch != epoch);
     }
 
-    fn segments_needed(&self) -> Option<Vec<Arc<str>>> {
-        Some(self.named.clone())
+    fn is_log_structured(&self) -> bool {
+        true
+    }
+
+    fn segments_needed(&self) -> Vec<Arc<str>> {
+        self.named.clone()
     }
 
     fn migration(&self, stored: &Schema) -> Option<Migration> {
@@ -340,7 +344,7 @@ impl Subtask {
             }
         }
         assert!(ended, "the last file is complete");
-        (own, self.snapshots.segments(CheckpointId(checkpoint)))
+        (own, self.snapshots.segments(CheckpointId(checkpoint)).list())
     }
 
     pub(super) fn completed(&mut self, checkpoint: u64) {

@@ -259,6 +259,7 @@ fn naming(segments: &[&str], channels: &[&str]) -> TaskSnapshot {
     };
     TaskSnapshot {
         operators: vec![("op".into(), Vec::new(), SubtaskState { segments, ..SubtaskState::default() })],
+        segments: None,
         channels: channels.iter().map(channel).collect(),
         stats: SnapshotStats {
             state_bytes: 10,
