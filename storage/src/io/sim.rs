@@ -400,9 +400,8 @@ impl State {
             (Fault::Short | Fault::Torn, _) => false,
             (Fault::Io | Fault::NoSpace, _) => true,
         };
-        let meant = |armed: &ArmedFault| {
-            armed.kind == kind && path.contains(armed.in_path) && possible(armed.fault)
-        };
+        let meant =
+            |armed: &ArmedFault| armed.kind == kind && path.contains(armed.in_path) && possible(armed.fault);
         let armed = self.faults.iter().position(|armed| meant(armed) && armed.skip == 0);
         let taken = armed.map(|index| self.faults.remove(index).fault);
         if taken.is_none() {
