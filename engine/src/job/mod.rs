@@ -16,7 +16,7 @@ pub use builder::EngineBuilder;
 pub use handle::{JobHandle, JobMetrics, TaskReport};
 pub use savepoint::{RestoreMode, RestoreSettings};
 #[cfg(feature = "testing")]
-pub use simulation::{Simulation, SimulationOptions};
+pub use simulation::{Simulation, SimulationOptions, SlowIo};
 pub use thalweg_storage::checkpoint::{Savepoint, SavepointInfo};
 
 use crate::clock::Clock;

@@ -4,7 +4,7 @@
 //! - the same flow, settings and seed give the same run, operation of the disk by operation of the disk;
 //! - nothing happens outside [`Simulation::step`], and each step lets one participant do one thing;
 //! - requests of workers are completed in an arbitrary order some time later; the coordinator and deployments, which
-//!   may wait for the disk, have theirs completed at once;
+//!   may wait for the disk, have theirs completed at once, and those of a failed attempt before the next is deployed;
 //! - time passes a little with each step and each look at the clock, and jumps only when nobody has anything to do.
 
 use super::handle::{job_metrics, outcome};
@@ -40,6 +40,17 @@ pub struct SimulationOptions {
     pub budget_records_max: usize,
     /// Time that passes between two steps at most.
     pub step_max: Duration,
+    /// Requests of workers that take much longer than others; none by default.
+    pub slow_io: Option<SlowIo>,
+}
+
+/// A disk that hesitates now and then.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SlowIo {
+    /// One in so many requests is slow.
+    pub one_in: u64,
+    /// It completes so much later at most.
+    pub longest: Duration,
 }
 
 impl SimulationOptions {
@@ -50,6 +61,7 @@ impl SimulationOptions {
             disk: SimDisk::new(),
             budget_records_max: 64,
             step_max: Duration::from_micros(20),
+            slow_io: None,
         }
     }
 }
@@ -66,6 +78,10 @@ pub struct Simulation {
     random: Random,
     budget_records_max: u64,
     step_max_ns: u64,
+    slow_io: Option<SlowIo>,
+    /// When each request that waits may complete at the earliest, in the disk's order.
+    due: Vec<Nanos>,
+    slowed: u64,
     /// How often each worker, the disk and the coordinator are chosen, relative to each other.
     weights: Vec<u64>,
     /// When the coordinator wants a step although no message comes.
@@ -111,8 +127,11 @@ impl Simulation {
     ) -> Result<Self, Error> {
         let config = builder.config()?;
         let mut random = Random(options.seed);
-        let clock =
-            Arc::new(TickingClock { clock: SimClock::default(), ticks: AtomicU64::new(random.next()) });
+        let clock = Arc::new(TickingClock {
+            clock: SimClock::default(),
+            ticks: AtomicU64::new(random.next()),
+            wall_ahead_ms: AtomicU64::new(0),
+        });
         let shown: Arc<dyn Clock> = Arc::clone(&clock) as _;
         let workers = SimWorkers::new(config.workers, &shown);
         let disk = DiskHandle::new(Arc::clone(&options.disk) as _);
@@ -159,6 +178,9 @@ impl Simulation {
             random,
             budget_records_max: options.budget_records_max.max(1) as u64,
             step_max_ns: options.step_max.as_nanos() as u64,
+            slow_io: options.slow_io,
+            due: Vec::new(),
+            slowed: 0,
             weights,
             coordinator_due: None,
             steps: 0,
@@ -200,9 +222,7 @@ impl Simulation {
         });
         match chosen.expect("the number drawn lies below the sum of the weights").1 {
             Turn::Worker(worker) => self.step_worker(worker, now),
-            Turn::Disk(requests) => {
-                self.disk.complete_next(self.random.below(requests as u64) as usize);
-            }
+            Turn::Disk(requests) => self.complete_request(requests, now),
             Turn::Coordinator => self.step_coordinator(now),
         }
     }
@@ -215,7 +235,7 @@ impl Simulation {
                 turns.push((self.weights[worker], Turn::Worker(worker)));
             }
         }
-        let requests = self.disk.pending().len();
+        let requests = self.due.iter().filter(|due| **due <= now).count();
         if requests > 0 {
             turns.push((self.weights[self.workers.count() + 1], Turn::Disk(requests)));
         }
@@ -231,15 +251,43 @@ impl Simulation {
         self.disk.set_deferred(true);
         self.workers.step(worker, now);
         self.disk.set_deferred(false);
+        for _ in self.due.len()..self.disk.pending().len() {
+            let due = match self.slow_io {
+                Some(slow) if self.random.below(slow.one_in) == 0 => {
+                    self.slowed += 1;
+                    now.after(Duration::from_nanos(self.random.below(slow.longest.as_nanos() as u64)))
+                }
+                _ => now,
+            };
+            self.due.push(due);
+        }
+    }
+
+    /// Completes any of the `requests` requests that may complete by now.
+    fn complete_request(&mut self, requests: usize, now: Nanos) {
+        let chosen = self.random.below(requests as u64) as usize;
+        let mut ready = (0..self.due.len()).filter(|index| self.due[*index] <= now);
+        if let Some(index) = ready.nth(chosen) {
+            self.due.remove(index);
+            self.disk.complete_next(index);
+        }
     }
 
     fn step_coordinator(&mut self, now: Nanos) {
+        if self.status() == JobStatus::Restarting {
+            // The deployment to come may wait for what the attempt before has asked for, and nobody else has a turn meanwhile.
+            while !self.due.is_empty() {
+                let index = self.random.below(self.due.len() as u64) as usize;
+                self.due.remove(index);
+                self.disk.complete_next(index);
+            }
+        }
         self.coordinator_due = self.runner.step(now);
     }
 
     fn skip_idle_time(&mut self) {
         let workers = (0..self.workers.count()).filter_map(|worker| self.workers.wake_at(worker));
-        if let Some(next) = workers.chain(self.coordinator_due).min() {
+        if let Some(next) = workers.chain(self.coordinator_due).chain(self.due.iter().copied()).min() {
             self.clock.clock.advance_to(next);
         }
         self.workers.beat();
@@ -276,6 +324,22 @@ impl Simulation {
         self.coordinator.cancel();
     }
 
+    /// Lets both clocks jump ahead, as those of a machine that was suspended do.
+    pub fn jump(&self, time: Duration) {
+        self.clock.pass(time);
+    }
+
+    /// Sets the wall clock to so much ahead of the simulated time since the engine was built; less than before sets it back.
+    /// The monotonic clock does not notice.
+    pub fn set_wall_clock_ahead(&self, time: Duration) {
+        self.clock.wall_ahead_ms.store(time.as_millis() as u64, Ordering::Relaxed);
+    }
+
+    /// How many requests were slow so far.
+    pub fn slowed(&self) -> u64 {
+        self.slowed
+    }
+
     /// Simulated time since the engine was built.
     pub fn now(&self) -> Nanos {
         self.clock.clock.now()
@@ -302,6 +366,7 @@ impl Simulation {
 struct TickingClock {
     clock: SimClock,
     ticks: AtomicU64,
+    wall_ahead_ms: AtomicU64,
 }
 
 /// What one look at the clock takes at most.
@@ -322,7 +387,7 @@ impl Clock for TickingClock {
     }
 
     fn unix_ms(&self) -> u64 {
-        self.clock.unix_ms()
+        self.clock.unix_ms() + self.wall_ahead_ms.load(Ordering::Relaxed)
     }
 }
 

@@ -30,7 +30,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// The kinds of [`Request`].
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[expect(missing_docs, reason = "each variant is named after the request it stands for")]
 pub enum OpKind {
     Open,
@@ -49,13 +49,18 @@ pub enum OpKind {
 }
 
 /// A failure to inject.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Fault {
     /// EIO. A sync that fails so leaves its data in doubt, and the kernel believes it clean: the next sync of the file
     /// by another [`FileId`] would succeed without writing it.
     Io,
     /// ENOSPC.
     NoSpace,
+    /// A read that finds the end of its file too early: half of what it should give. Only of [`OpKind::Read`].
+    Short,
+    /// A write of which the first half of its sectors reaches the file when the machine stops, as by
+    /// [`SimDisk::stop_after`]. Only of [`OpKind::Write`], and only of writes that touch more than one sector.
+    Torn,
 }
 
 /// One operation that took place, or failed.
@@ -87,6 +92,10 @@ struct State {
     deferred: bool,
     pending: Vec<(Request, Completion)>,
     faults: Vec<ArmedFault>,
+    /// How often each fault was met.
+    met: BTreeMap<(OpKind, Fault), u64>,
+    /// Nothing can grow: see [`SimDisk::set_full`].
+    full: bool,
     log: Vec<OpRecord>,
     stop_after: Option<usize>,
     /// Unreachable nodes are looked for once there are so many nodes.
@@ -202,6 +211,22 @@ impl SimDisk {
     /// Takes back all failures that have not come yet.
     pub fn disarm(&self) {
         self.lock().faults.clear();
+    }
+
+    /// With `true`, nothing on the disk can grow from now on, until `false`: what would create or lengthen a file or create a
+    /// directory fails with ENOSPC. All else goes on as ever.
+    pub fn set_full(&self, full: bool) {
+        self.lock().full = full;
+    }
+
+    /// How often each injected failure was met since the disk was made or crashed, those of [`SimDisk::set_full`] included.
+    pub fn met_faults(&self) -> BTreeMap<(OpKind, Fault), u64> {
+        self.lock().met.clone()
+    }
+
+    /// True once operations fail because the machine has stopped, see [`SimDisk::stop_after`].
+    pub fn has_stopped(&self) -> bool {
+        self.lock().has_stopped()
     }
 
     /// How many operations took place since the disk was made or crashed, failed ones included.
@@ -336,6 +361,8 @@ impl State {
             deferred: false,
             pending: Vec::new(),
             faults: Vec::new(),
+            met: BTreeMap::new(),
+            full: false,
             log: Vec::new(),
             stop_after: None,
             collect_at: 64,
@@ -344,22 +371,37 @@ impl State {
 
     /// Runs one operation: the stop, faults and the log, then the effect.
     fn execute(&mut self, request: Request) -> io::Result<Reply> {
-        if self.stop_after.is_some_and(|ops| self.log.len() >= ops) {
-            return Err(io::Error::other("the simulated machine has stopped"));
+        if self.has_stopped() {
+            return Err(stopped());
         }
         let kind = OpKind::of(&request);
         let path = self.path_of(&request);
-        let answer = match self.take_fault(kind, &path) {
-            Some(fault) => self.fail(request, fault),
+        let fault = self.take_fault(&request, &path).or_else(|| self.refusal(&request));
+        let answer = match fault {
+            Some(fault) => {
+                *self.met.entry((kind, fault)).or_default() += 1;
+                self.fail(request, fault)
+            }
             None => self.effect(request),
         };
         self.log.push(OpRecord { kind, path, ok: answer.is_ok() });
         answer
     }
 
-    fn take_fault(&mut self, kind: OpKind, path: &Path) -> Option<Fault> {
-        let path = path.to_string_lossy();
-        let meant = |armed: &ArmedFault| armed.kind == kind && path.contains(armed.in_path);
+    fn has_stopped(&self) -> bool {
+        self.stop_after.is_some_and(|ops| self.log.len() >= ops)
+    }
+
+    fn take_fault(&mut self, request: &Request, path: &Path) -> Option<Fault> {
+        let (kind, path) = (OpKind::of(request), path.to_string_lossy());
+        let possible = |fault: Fault| match (fault, request) {
+            (Fault::Short, Request::Read { .. }) => true,
+            (Fault::Torn, Request::Write { offset, data, .. }) => sectors_kept(*offset, data.len()) > 0,
+            (Fault::Short | Fault::Torn, _) => false,
+            (Fault::Io | Fault::NoSpace, _) => true,
+        };
+        let meant =
+            |armed: &ArmedFault| armed.kind == kind && path.contains(armed.in_path) && possible(armed.fault);
         let armed = self.faults.iter().position(|armed| meant(armed) && armed.skip == 0);
         let taken = armed.map(|index| self.faults.remove(index).fault);
         if taken.is_none() {
@@ -368,22 +410,54 @@ impl State {
         taken
     }
 
+    /// What becomes of a request that needs space that a full disk has not.
+    fn refusal(&self, request: &Request) -> Option<Fault> {
+        let grows = match request {
+            Request::Open { mode, .. } => matches!(mode, OpenMode::CreateNew | OpenMode::CreateDirect),
+            Request::CreateDir { .. } => true,
+            Request::Write { file, offset, data } => {
+                let open = self.files.get(&file.0);
+                let file = open.and_then(|open| self.fs.file(open.node).ok());
+                file.is_some_and(|file| offset.saturating_add(data.len() as u64) > file.current.len() as u64)
+            }
+            Request::Truncate { file, bytes } => {
+                let open = self.files.get(&file.0);
+                let file = open.and_then(|open| self.fs.file(open.node).ok());
+                file.is_some_and(|file| *bytes > file.current.len() as u64)
+            }
+            _ => false,
+        };
+        (self.full && grows).then_some(Fault::NoSpace)
+    }
+
     fn fail(&mut self, request: Request, fault: Fault) -> io::Result<Reply> {
-        match request {
-            Request::SyncData { file } => {
+        match (request, fault) {
+            (Request::Read { file, offset, bytes }, Fault::Short) => {
+                let Reply::Bytes(mut found) = self.effect(Request::Read { file, offset, bytes })? else {
+                    unreachable!("a read answers with bytes")
+                };
+                found.truncate(found.len() / 2);
+                return Ok(Reply::Bytes(found));
+            }
+            (Request::Write { file, offset, data }, Fault::Torn) => {
+                let node = self.writable(file, Errno::BADF)?;
+                self.fs.write(node, offset, &data[..sectors_kept(offset, data.len())])?;
+                self.stop_after = Some(self.log.len() + 1);
+                return Err(stopped());
+            }
+            (Request::SyncData { file }, _) => {
                 let open = self.usable(file)?;
                 open.poisoned = true;
                 let node = open.node;
                 self.fs.fail_sync_data(node)?;
             }
-            Request::SyncDir { path } => self.fs.fail_sync_dir(&path)?,
+            (Request::SyncDir { path }, _) => self.fs.fail_sync_dir(&path)?,
             _ => {}
         }
-        let errno = match fault {
-            Fault::Io => Errno::IO,
-            Fault::NoSpace => Errno::NOSPC,
-        };
-        Err(errno.into())
+        match fault {
+            Fault::NoSpace => Err(Errno::NOSPC.into()),
+            Fault::Io | Fault::Short | Fault::Torn => Err(Errno::IO.into()),
+        }
     }
 
     fn effect(&mut self, request: Request) -> io::Result<Reply> {
@@ -535,6 +609,20 @@ impl State {
                 self.files.get(&file.0).map(|open| open.path.clone()).unwrap_or_default()
             }
         }
+    }
+}
+
+fn stopped() -> io::Error {
+    io::Error::other("the simulated machine has stopped")
+}
+
+/// How many bytes at the front of a write are in the first half of the sectors that it touches; 0 for a write to one sector.
+fn sectors_kept(offset: u64, bytes: usize) -> usize {
+    let sector = model::SECTOR_BYTES as u64;
+    let (first, end) = (offset / sector, (offset.saturating_add(bytes as u64)).div_ceil(sector));
+    match (end - first) / 2 {
+        0 => 0,
+        half => usize::try_from((first + half) * sector - offset).map_or(bytes, |kept| kept.min(bytes)),
     }
 }
 

@@ -2,9 +2,10 @@
 
 use clap::{Args, Parser, Subcommand};
 use crash_inject::campaign::{Campaign, Kind};
+use crash_inject::contract::Audit;
 use crash_inject::report::{Report, line};
 use crash_inject::run::{Orders, run};
-use crash_inject::{images, jobs};
+use crash_inject::{faults, images, jobs};
 use std::io::Write;
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -26,6 +27,27 @@ enum Command {
     Run(RunOptions),
     /// Simulates lives of stores and of whole jobs, and recovers what a loss of power may leave of them at any moment.
     Images(ImageOptions),
+    /// Simulates lives of whole jobs with failing disks, clocks and user code, and judges what comes of it.
+    Faults(FaultOptions),
+}
+
+#[derive(Args)]
+struct FaultOptions {
+    /// Disks, on each of which a job lives until it has finished.
+    #[arg(long, default_value_t = 10_000)]
+    count: u64,
+    /// The first disk's seed; the others follow.
+    #[arg(long, default_value_t = 1)]
+    seed: u64,
+    /// Writes a report.
+    #[arg(long, value_name = "FILE")]
+    json: Option<PathBuf>,
+    /// Begins with no new disk after this long.
+    #[arg(long, default_value = "6h", value_parser = humantime::parse_duration)]
+    time_limit: Duration,
+    /// Shows no progress.
+    #[arg(long)]
+    quiet: bool,
 }
 
 #[derive(Args)]
@@ -95,6 +117,7 @@ fn main() -> ExitCode {
         }
         Command::Run(options) => run_campaign(&options),
         Command::Images(options) => Ok(explore_images(&options)),
+        Command::Faults(options) => explore_faults(&options),
     };
     outcome.unwrap_or_else(|error| {
         eprintln!("error: {error}");
@@ -125,6 +148,51 @@ fn explore_images(options: &ImageOptions) -> ExitCode {
     println!("{}, {} wrong", line(&outcome), outcome.complaints.len());
     let is_good = outcome.complaints.is_empty() && outcome.distinct >= options.count;
     if is_good { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+fn explore_faults(options: &FaultOptions) -> Result<ExitCode, String> {
+    let began = std::time::Instant::now();
+    // Panics are part of the campaign; those that are not injected are shown as ever.
+    let shown = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |panic| {
+        if !panic.payload_as_str().is_some_and(faults::is_injected) {
+            shown(panic);
+        }
+    }));
+    let line = |outcome: &faults::Outcome| {
+        let faults::Tally { lives, restarts, failed, crashed, failed_checkpoints, audit, .. } =
+            &outcome.tally;
+        let Audit { lost, duplicated, out_of_order, corrupt } = audit;
+        let met: u64 = outcome.tally.faults.values().map(|met| met.met).sum();
+        format!(
+            "{} disks, {lives} lives, {met} faults met, {restarts} restarts, {failed} failed and said why, {crashed} \
+             crashed, {failed_checkpoints} failed checkpoints, {lost} lost, {duplicated} duplicated, {out_of_order} out of \
+             order, {corrupt} corrupt, {:.0?}",
+            outcome.disks,
+            began.elapsed()
+        )
+    };
+    let outcome = faults::explore(options.seed, options.count, |outcome| {
+        if !options.quiet && outcome.disks % 100 == 99 {
+            eprintln!("{}", line(outcome));
+        }
+        began.elapsed() < options.time_limit
+    });
+    outcome.complaints.iter().for_each(|complaint| eprintln!("{complaint}"));
+    for (kind, met) in &outcome.tally.faults {
+        println!("{kind:?}: met {} times, armed in {} lives", met.met, met.armed);
+    }
+    println!("{}, {} wrong", line(&outcome), outcome.complaints.len());
+    if let Some(path) = &options.json {
+        write_json(path, &outcome)?;
+    }
+    let is_good = outcome.complaints.is_empty() && outcome.disks >= options.count;
+    Ok(if is_good { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+fn write_json(path: &std::path::Path, report: &impl serde::Serialize) -> Result<(), String> {
+    let text = serde_json::to_string_pretty(report).map_err(|error| error.to_string())?;
+    std::fs::write(path, text + "\n").map_err(|error| format!("{}: {error}", path.display()))
 }
 
 fn run_campaign(options: &RunOptions) -> Result<ExitCode, String> {
@@ -163,8 +231,7 @@ fn run_campaign(options: &RunOptions) -> Result<ExitCode, String> {
     }
     println!("{}", line(campaign));
     if let Some(path) = &options.json {
-        let text = serde_json::to_string_pretty(&Report::new(campaign)).map_err(|error| error.to_string())?;
-        std::fs::write(path, text + "\n").map_err(|error| format!("{}: {error}", path.display()))?;
+        write_json(path, &Report::new(campaign))?;
     }
     if !outcome.complaints.is_empty() && options.state.is_none() {
         eprintln!("kept: {}", temporary.keep().display());

@@ -240,8 +240,10 @@ impl<E: Encoder> SinkWriter for FileWriter<E> {
             return Ok(true);
         };
         let sealed = |name: &PartName| !self.finished.iter().any(|part| part.name == *name && !part.sealed);
-        let done =
-            prepare.in_progress.is_none_or(|part| self.is_durable(part)) && prepare.listed.iter().all(sealed);
+        // What was listed for a checkpoint that has failed since, this one lists, too.
+        let up_to = self.prepares.iter().filter(|prepare| prepare.checkpoint <= checkpoint);
+        let done = prepare.in_progress.is_none_or(|part| self.is_durable(part))
+            && up_to.flat_map(|prepare| &prepare.listed).all(sealed);
         if done {
             self.prepares.retain(|prepare| prepare.checkpoint > checkpoint);
         }

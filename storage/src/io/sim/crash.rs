@@ -173,6 +173,10 @@ fn surviving_entries(
     until: u64,
     chooser: &mut impl Chooser,
 ) -> BTreeMap<String, NodeId> {
+    if profile == CrashProfile::KeepAll {
+        // After a failed sync, that is not what the changes that are known to be unsynced give.
+        return dir.current.clone();
+    }
     if !matches!(profile, CrashProfile::Weak | CrashProfile::WeakPages) {
         return dir.surviving(|change| change.seq <= until);
     }

@@ -243,6 +243,51 @@ fn a_full_disk_refuses_a_write_and_changes_nothing() {
 }
 
 #[test]
+fn a_disk_that_is_full_for_a_while_refuses_whatever_grows_and_nothing_else() {
+    let (disk, handle) = disk();
+    let file = durable_name(&handle, "/a");
+    write(&handle, file, 0, b"abc".to_vec());
+    disk.set_full(true);
+    let is_full = |answer: io::Result<()>| answer.is_err_and(|e| e.kind() == io::ErrorKind::StorageFull);
+    assert!(is_full(handle.write(file, 2, b"xy".to_vec()).wait().map(drop)));
+    assert!(is_full(handle.open("/b", OpenMode::CreateNew).wait().map(drop)));
+    assert!(is_full(handle.create_dir("/dir").wait()));
+    write(&handle, file, 0, b"xyz".to_vec());
+    handle.sync_data(file).wait().expect("nothing grows");
+    handle.rename("/a", "/c").wait().expect("nothing grows");
+    assert_eq!(disk.met_faults().values().sum::<u64>(), 3);
+    disk.set_full(false);
+    write(&handle, file, 3, b"!".to_vec());
+    assert_eq!(disk.read_file("/c").expect("there"), b"xyz!");
+}
+
+#[test]
+fn a_read_that_finds_the_end_too_early_gives_half_and_the_next_gives_all() {
+    let (disk, handle) = disk();
+    let file = durable_name(&handle, "/a");
+    write(&handle, file, 0, b"abcdef".to_vec());
+    disk.fail_next(OpKind::Read, Fault::Short);
+    assert_eq!(handle.read(file, 0, 6).wait().expect("short"), b"abc");
+    assert_eq!(handle.read(file, 0, 6).wait().expect("whole"), b"abcdef");
+    assert_eq!(disk.met_faults(), BTreeMap::from([((OpKind::Read, Fault::Short), 1)]));
+}
+
+#[test]
+fn a_torn_write_stops_the_machine_with_half_of_its_sectors_written() {
+    let (disk, handle) = disk();
+    let file = durable_name(&handle, "/a");
+    disk.fail_next(OpKind::Write, Fault::Torn);
+    write(&handle, file, 0, vec![1; 512]);
+    assert_eq!((disk.armed_faults(), disk.has_stopped()), (1, false), "one sector cannot be torn");
+    handle.write(file, 500, vec![2; 1_000]).wait().expect_err("torn");
+    handle.write(file, 0, vec![3; 1]).wait().expect_err("stopped");
+    assert!(disk.has_stopped());
+    disk.crash_with(CrashProfile::KeepAll, 0);
+    assert!(!disk.has_stopped());
+    assert_eq!(disk.read_file("/a").expect("there"), [vec![1; 500], vec![2; 12]].concat());
+}
+
+#[test]
 fn deferred_requests_take_effect_in_the_order_they_are_picked() {
     let (disk, handle) = disk();
     let file = durable_name(&handle, "/a");

@@ -5,28 +5,14 @@
 //! ends with output files that hold every count of every key exactly once and in order.
 
 use super::{Hashes, Look, Seen, message_of};
-use crate::contract::Audit;
 use crate::random::Random;
-use std::collections::BTreeMap;
+use crate::simulated::{self, JOB, STEPS_MAX, judge_output, latest_whole, newest_begun};
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
-use thalweg::config::StateBackend;
-use thalweg::connector::{FileSink, GeneratorSource};
-use thalweg::job::{EngineBuilder, Simulation, SimulationOptions};
-use thalweg::{CheckpointMode, Dataflow, Engine, RestartStrategy};
-use thalweg_storage::checkpoint::{CheckpointStore, read_payload};
-use thalweg_storage::io::{self, CrashProfile, DiskHandle, OpKind, SimDisk};
-use thalweg_storage::{CheckpointId, StoreError};
-
-const RECORDS: u64 = 500;
-const KEYS: u64 = 60;
-const STEPS_MAX: u64 = 400_000;
-const JOB: &str = "job";
-const CHECKPOINTS: &str = "/checkpoints";
-const OUTPUT: &str = "/output";
+use thalweg::job::{Simulation, SimulationOptions};
+use thalweg::{Dataflow, RestartStrategy};
+use thalweg_storage::io::{self, CrashProfile, OpKind, SimDisk};
 
 /// A kind of job.
 #[derive(Clone, Copy, Debug)]
@@ -57,40 +43,20 @@ impl Judge {
 }
 
 impl EngineLife {
-    fn builder(self, random: &mut Random) -> EngineBuilder {
-        let builder = Engine::builder()
-            .workers(1 + random.below(3) as usize)
-            .parallelism(2)
-            .max_parallelism(4)
-            .pin(false)
-            .checkpoint_dir(CHECKPOINTS)
-            .checkpoint_interval("1ms")
-            .checkpoint_mode([CheckpointMode::Unaligned, CheckpointMode::Aligned][random.below(2) as usize])
-            .retained_checkpoints(1 + random.below(2) as usize)
-            .max_concurrent_checkpoints(1 + random.below(2) as usize)
-            .ring_batches(1 + random.below(2) as usize)
-            .batch_records(2 + random.below(6) as usize)
-            .buffer_timeout(Duration::from_millis(1))
-            .restart_strategy(RestartStrategy::None);
-        match self.log {
-            true => builder.state_backend(StateBackend::Log).state_memory("32kb"),
-            false => builder.state_backend(StateBackend::HashMap),
-        }
-    }
-
     fn flow(self) -> Dataflow {
         let flow = Dataflow::new(JOB);
-        flow.source("numbers", GeneratorSource::new(Some(RECORDS), |n| n.wrapping_mul(7) % KEYS))
-            .with_rate_limit(150_000.0)
+        flow.source("numbers", simulated::numbers())
+            .with_rate_limit(simulated::RATE)
             .key_by(|key: &u64| *key)
             .count("count")
-            .sink("output", FileSink::csv(OUTPUT).roll_interval(Duration::from_millis(2)));
+            .sink("output", simulated::output());
         flow
     }
 
     fn simulation(self, random: &mut Random, disk: Arc<SimDisk>) -> Simulation {
         let options = SimulationOptions { disk, ..SimulationOptions::seeded(random.next_u64()) };
-        Simulation::new(self.builder(random), self.flow(), options)
+        let builder = simulated::builder(self.log, random).restart_strategy(RestartStrategy::None);
+        Simulation::new(builder, self.flow(), options)
             .unwrap_or_else(|error| panic!("the job does not start: {error}"))
     }
 
@@ -143,7 +109,8 @@ impl EngineLife {
             if crash == crashes {
                 let status = simulation.status();
                 assert!(simulation.has_ended(), "engine life {seed}: the job is stuck: {status:?}");
-                judge_output(&disk, &|| format!("engine life {seed} at its end, {status:?}"));
+                let audit = judge_output(&disk);
+                audit.unwrap_or_else(|wrong| panic!("{wrong}: engine life {seed} at its end, {status:?}"));
                 break;
             }
             let profile =
@@ -187,60 +154,9 @@ impl Judge {
                     Some(Err(error)) => panic!("the job ends badly: {error}: {}", context()),
                     None => panic!("the job is stuck: {}", context()),
                 }
-                judge_output(image, &context);
+                judge_output(image).unwrap_or_else(|wrong| panic!("{wrong}: {}", context()));
             }
         });
         self.seen.exhausted += u64::from(explored.exhausted);
     }
-}
-
-/// The newest checkpoint that has a directory.
-fn newest_begun(disk: &SimDisk) -> u64 {
-    let dirs = disk.dirs().into_iter();
-    let id = |dir: PathBuf| dir.file_name()?.to_str()?.strip_prefix("chk-")?.parse().ok();
-    dirs.filter_map(id).max().unwrap_or(0)
-}
-
-/// Opens the checkpoints of an image as an engine does, and reads all that the latest one names.
-fn latest_whole(image: &Arc<SimDisk>) -> Result<Option<CheckpointId>, StoreError> {
-    let disk = DiskHandle::new(image.clone());
-    let store = CheckpointStore::open_unlocked(disk.clone(), Path::new(CHECKPOINTS), JOB)?;
-    let Some(manifest) = store.latest()? else { return Ok(None) };
-    for channel in &manifest.channels {
-        read_payload(&disk, store.dir(), &channel.data)?;
-    }
-    for subtask in manifest.operators.iter().flat_map(|operator| &operator.subtasks) {
-        thalweg_storage::snapshot::verify(&disk, store.dir(), &subtask.segments)?;
-    }
-    Ok(Some(manifest.checkpoint))
-}
-
-/// Panics unless the output files hold every count of every key, exactly once and in order.
-fn judge_output(disk: &SimDisk, context: &dyn Fn() -> String) {
-    let mut found: BTreeMap<u64, Vec<u64>> = BTreeMap::new();
-    let mut files: Vec<_> = disk.files().into_iter().filter(|path| path.starts_with(OUTPUT)).collect();
-    files.sort();
-    for file in files {
-        let name = file.file_name().unwrap_or_default().to_string_lossy().into_owned();
-        assert!(name.starts_with("part-"), "{name} is left over: {}", context());
-        let text = String::from_utf8(disk.read_file(&file).unwrap_or_default()).unwrap_or_default();
-        for row in text.lines() {
-            let (key, count) =
-                row.split_once(',').unwrap_or_else(|| panic!("{name} holds {row:?}: {}", context()));
-            let number = |text: &str| text.parse().unwrap_or(u64::MAX);
-            found.entry(number(key)).or_default().push(number(count));
-        }
-    }
-    let mut expected: BTreeMap<u64, u64> = BTreeMap::new();
-    (0..RECORDS).for_each(|n| *expected.entry(n.wrapping_mul(7) % KEYS).or_default() += 1);
-    let mut audit = Audit::default();
-    for (key, count) in expected {
-        audit.add(Audit::of_sequence(found.remove(&key).unwrap_or_default(), count));
-    }
-    assert!(
-        audit.is_clean() && found.is_empty(),
-        "{audit:?}, keys that never were {:?}: {}",
-        found.keys(),
-        context()
-    );
 }

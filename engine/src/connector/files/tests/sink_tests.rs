@@ -383,6 +383,28 @@ fn a_slow_disk_pushes_back_and_an_unsynced_checkpoint_is_not_prepared() {
 }
 
 #[test]
+fn a_checkpoint_waits_for_a_file_that_was_listed_for_one_that_failed() {
+    let dir = TempDir::new().unwrap();
+    let disk = TestDisk::new();
+    let mut writer = writer_on(&disk, dir.path());
+    write_rows(&mut writer, 0..5);
+    disk.hold(true);
+    // The first checkpoint rolls the file and lists it, and fails before its bytes are durable.
+    let first = writer.prepare(CheckpointId(1), true).unwrap();
+    assert_eq!(first.committables.len(), 1);
+    assert!(!writer.prepared(CheckpointId(1)).unwrap());
+    let second = writer.prepare(CheckpointId(2), true).unwrap();
+    assert_eq!(second.committables.len(), 0, "it is listed already");
+    while !writer.prepared(CheckpointId(2)).unwrap() {
+        assert!(disk.held() > 0, "what is not prepared waits for the disk");
+        disk.release(0);
+    }
+    let pending: Vec<_> = names(dir.path()).into_iter().filter(|name| name.ends_with(".pending")).collect();
+    assert_eq!(pending.len(), 1, "the file that the second manifest lists is finished");
+    assert_eq!(fs::read_to_string(dir.path().join(&pending[0])).unwrap(), text(0..5));
+}
+
+#[test]
 fn a_failed_write_or_sync_surfaces_at_the_checkpoint() {
     let cases: [fn(&Request) -> bool; 3] = [
         |request| matches!(request, Request::Write { .. }),
