@@ -198,8 +198,9 @@ impl Core {
                 "whether checkpoint {id} is complete is unknown: {message}. Nothing has been deleted; start the job \
                  again to continue from what the disk holds"
             );
-            self.attempt_failed(cause, false);
+            // First of all, so that whoever asked for it hears why.
             self.end_failed(id, &FailReason::Publish(message));
+            self.attempt_failed(cause, false);
         } else {
             self.fail_checkpoint(id, FailReason::Publish(message));
         }
