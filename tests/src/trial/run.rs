@@ -6,7 +6,7 @@ use super::job::numbers_job;
 use super::post::{Acknowledgement, Post};
 use super::script::{News, Script};
 use std::collections::{BTreeMap, BTreeSet};
-use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, TryRecvError};
@@ -32,9 +32,22 @@ const STEPS_MAX: u64 = 300_000;
 /// Seeds of each case.
 const SEEDS: u64 = 10;
 
-/// Runs `case` with some seeds.
+/// Runs `case` with some seeds: with that of `THALWEG_SEED`, or `THALWEG_RUNS` times as many.
+///
+/// # Panics
+/// One fails; names the seed.
 pub fn seeds(case: impl Fn(u64)) {
-    (0..SEEDS).for_each(case);
+    let number = |name: &str| std::env::var(name).ok().map(|text| text.parse::<u64>().expect("a number"));
+    let range = match number("THALWEG_SEED") {
+        Some(seed) => seed..seed + 1,
+        None => 0..SEEDS * number("THALWEG_RUNS").unwrap_or(1),
+    };
+    for seed in range {
+        if let Err(panic) = catch_unwind(AssertUnwindSafe(|| case(seed))) {
+            eprintln!("THALWEG_SEED={seed} fails");
+            resume_unwind(panic);
+        }
+    }
 }
 
 /// Asserts that `claim` holds, and that it does not where the rule of `fault` is broken.
