@@ -128,6 +128,52 @@ mod enabled {
         FailedSyncRetried,
         /// Files go before the removal of the manifest that names them is durable.
         ReleaseDirUnsynced,
+        /// A claimed original stays for ever.
+        ClaimedStays,
+        /// Any number of checkpoints is under way at once.
+        ConcurrencyUnlimited,
+        /// Users' checkpoints wait for the min pause too.
+        PauseDelaysAll,
+        /// A periodic checkpoint that is due goes before a user's.
+        PeriodicFirst,
+        /// Savepoints queue behind checkpoints.
+        SavepointsLast,
+        /// An acknowledgement that comes twice stands for a task whose own is missing.
+        DuplicatesCount,
+        /// Files of late and unknown acknowledgements stay.
+        LateFilesStay,
+        /// A checkpoint that has completed leaves older ones under way.
+        NothingSubsumed,
+        /// A savepoint ends when a younger checkpoint completes.
+        SavepointsSubsumed,
+        /// A savepoint ends older checkpoints.
+        SavepointsSubsume,
+        /// Tasks hear of plain savepoints as of checkpoints.
+        SavepointsNotified,
+        /// An expiry ends all rounds.
+        ExpiryEndsAll,
+        /// No failure of a checkpoint counts.
+        FailuresUncounted,
+        /// Each failure of a checkpoint counts, subsumption and the end of an attempt included.
+        EverythingCounts,
+        /// A completed checkpoint does not reset the count of failures.
+        SuccessResetsNothing,
+        /// Files go although nobody knows whether their checkpoint is complete.
+        UnknownOutcomeDeletes,
+        /// Tasks hear of each end twice.
+        EndsToldTwice,
+        /// Aborts come without the latest completed checkpoint.
+        AbortsCarryNothing,
+        /// A drain takes its savepoint before the operators have closed.
+        DrainNotAwaited,
+        /// Tasks stand still after a suspension that failed.
+        SuspensionSticks,
+        /// The savepoint of a stop does not become the job's newest checkpoint.
+        StopLeavesNoCheckpoint,
+        /// The first checkpoint after a start from somebody else's goes on naming its files.
+        FirstCheckpointIncremental,
+        /// Union state is stored although its operator has finished in part.
+        UnionInPart,
     }
 
     thread_local! {

@@ -192,7 +192,7 @@ impl<B: Body> OperatorTask<B> {
             TaskCommand::Abort(checkpoint, latest_completed) => {
                 self.parts.gate.abort(checkpoint);
                 self.forget(checkpoint);
-                if self.stopping == Stopping::Suspended(checkpoint) {
+                if self.stopping == Stopping::Suspended(checkpoint) && !broken!(SuspensionSticks) {
                     self.stopping = Stopping::No;
                 }
                 self.in_progress.retain(|part| part.trigger.checkpoint != checkpoint);
@@ -291,7 +291,7 @@ impl<B: Body> OperatorTask<B> {
         match kind {
             SnapshotKind::Checkpoint => true,
             // The input has ended here too, or soon will; then everything has been sent.
-            SnapshotKind::Savepoint { stop: Some(StopMode::Drain), .. } => false,
+            SnapshotKind::Savepoint { stop: Some(StopMode::Drain), .. } if !broken!(DrainNotAwaited) => false,
             SnapshotKind::Savepoint { .. } => {
                 let mut sent = !self.blocked && self.phase != Phase::Closing;
                 self.parts.body.stage().outputs(&mut |output| sent &= output.is_drained());

@@ -18,7 +18,7 @@ use thalweg_storage::io::DiskHandle;
 use thalweg_storage::manifest::OperatorStateMode;
 
 /// Number of keys that records have.
-pub const KEYS: u64 = 16;
+pub const KEYS: u64 = 128;
 
 /// Time between two records of a source's subtask.
 const PACE: Duration = Duration::from_micros(200);

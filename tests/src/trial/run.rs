@@ -50,11 +50,14 @@ pub fn seeds(case: impl Fn(u64)) {
     }
 }
 
-/// Asserts that `claim` holds, and that it does not where the rule of `fault` is broken.
-pub fn holds_only_without(fault: Fault, claim: impl Fn(u64)) {
+/// Asserts that `claim` holds, and that it does not where the rule of any of `faults` is broken.
+pub fn holds_only_without<const N: usize>(faults: [Fault; N], claim: impl Fn(u64)) {
     seeds(&claim);
-    let broken = |seed| with_fault(Some(fault), || catch_unwind(AssertUnwindSafe(|| claim(seed))).is_err());
-    assert!((0..SEEDS).any(broken), "the case does not notice {fault:?}");
+    for fault in faults {
+        let fails = |seed| catch_unwind(AssertUnwindSafe(|| claim(seed))).is_err();
+        let noticed = (0..SEEDS).any(|seed| with_fault(Some(fault), || fails(seed)));
+        assert!(noticed, "the case does not notice {fault:?}");
+    }
 }
 
 /// An engine for trials: aligned checkpoints, which only the test asks for, and no restarts.

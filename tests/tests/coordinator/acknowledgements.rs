@@ -5,15 +5,16 @@ use std::time::Duration;
 use thalweg::control::{Report, TaskId, TaskSnapshot};
 use thalweg::{CheckpointId, JobStatus, RestartStrategy};
 use thalweg_storage::AttemptId;
+use thalweg_storage::fault::Fault;
 use thalweg_storage::io::{DiskHandle, Fault as DiskFault, OpKind, OpenMode};
 use thalweg_storage::manifest::{ChannelOrigin, ChannelState, Payload};
-use thalweg_tests::trial::{Acknowledgement, JOB_DIR, News, Trial, When, engine, seeds};
+use thalweg_tests::trial::{Acknowledgement, JOB_DIR, News, Trial, When, engine, holds_only_without, seeds};
 
 const EXPIRY: Duration = Duration::from_millis(20);
 
 #[test]
 fn a_duplicate_acknowledgement_changes_nothing() {
-    seeds(|seed| {
+    holds_only_without([Fault::DuplicatesCount], |seed| {
         let mut trial = Trial::running(engine().max_concurrent_checkpoints(2), seed);
         trial.post.repeat();
         // The last task's acknowledgements are missing: one of the others that comes twice does not stand for it.
@@ -91,7 +92,7 @@ fn expired_without_one(seed: u64) -> (Trial, Acknowledgement) {
 
 #[test]
 fn files_of_a_late_acknowledgement_go_and_those_it_shares_with_a_completed_checkpoint_stay() {
-    seeds(|seed| {
+    holds_only_without([Fault::LateFilesStay], |seed| {
         let (mut trial, late) = expired_without_one(seed);
         let base = trial.manifests()[&1].clone();
         let shared: Vec<_> = late.files().into_iter().filter(|f| base.files().any(|b| b == f)).collect();
@@ -116,7 +117,7 @@ fn files_of_a_late_acknowledgement_go_and_those_it_shares_with_a_completed_check
 
 #[test]
 fn an_acknowledgement_that_comes_after_a_later_checkpoint_takes_nothing_of_it_along() {
-    seeds(|seed| {
+    holds_only_without([Fault::LateFilesStay], |seed| {
         let (mut trial, late) = expired_without_one(seed);
         trial.checkpoint();
         trial.deliver([late]);
@@ -130,7 +131,7 @@ fn an_acknowledgement_that_comes_after_a_later_checkpoint_takes_nothing_of_it_al
 
 #[test]
 fn files_of_an_acknowledgement_from_a_dead_attempt_go_and_shared_ones_stay() {
-    seeds(|seed| {
+    holds_only_without([Fault::LateFilesStay], |seed| {
         let (mut trial, late) = expired_without_one(seed);
         trial.script.fail("middle", When::Processing);
         trial.until("the job restarts", |trial| trial.simulation.status() == JobStatus::Restarting);
@@ -153,7 +154,7 @@ fn write(trial: &Trial, path: &str) {
 
 #[test]
 fn files_of_an_acknowledgement_for_an_unknown_checkpoint_go_and_shared_ones_stay() {
-    seeds(|seed| {
+    holds_only_without([Fault::LateFilesStay], |seed| {
         let mut trial = Trial::running(engine(), seed);
         trial.pass(Duration::from_millis(5));
         trial.checkpoint();

@@ -58,7 +58,7 @@ fn checkpoints_go_on_after_some_tasks_have_finished_and_a_restart_leaves_those_f
 #[test]
 fn the_end_of_all_input_brings_a_final_checkpoint_and_nothing_is_committed_before_it_is_complete() {
     for mode in MODES {
-        holds_only_without(Fault::CommitsBeforeManifest, |seed| {
+        holds_only_without([Fault::CommitsBeforeManifest], |seed| {
             let mut trial = Trial::running(engine().checkpoint_mode(mode), seed);
             trial.pass(Duration::from_millis(5));
             trial.post.keep_all();
@@ -88,7 +88,7 @@ fn a_failed_final_checkpoint_is_followed_by_another() {
 #[test]
 fn tasks_that_have_all_finished_take_part_in_checkpoints_and_savepoints() {
     for mode in [CheckpointMode::Aligned, CheckpointMode::AtLeastOnce] {
-        holds_only_without(Fault::TriggerForSourcesOnly, |seed| {
+        holds_only_without([Fault::TriggerForSourcesOnly], |seed| {
             let builder = engine().max_concurrent_checkpoints(5).checkpoint_mode(mode);
             let mut trial = Trial::running(builder, seed);
             trial.pass(Duration::from_millis(5));
@@ -139,7 +139,7 @@ fn a_process_that_dies_after_the_final_checkpoint_commits_it_on_restart() {
 
 #[test]
 fn with_union_state_no_checkpoint_completes_while_its_operator_has_finished_in_part() {
-    seeds(|seed| {
+    holds_only_without([Fault::UnionInPart], |seed| {
         let mut trial = Trial::of(engine().tolerable_failed_checkpoints(10), seed, union_job);
         trial.until_running();
         trial.pass(Duration::from_millis(5));

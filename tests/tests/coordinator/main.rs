@@ -52,7 +52,7 @@
 //! | every operator hears each end once; aborts carry the latest completed | [`notices::every_operator_hears_each_completion_and_each_abort_once_and_aborts_carry_the_latest_completed`], [`notices::an_attempt_hears_of_its_own_checkpoints_only_and_of_aborts_with_what_it_was_restored_from`] |
 //! | *Stops with a savepoint* | |
 //! | the drain finishes first | [`stops::a_drain_closes_every_operator_and_sends_its_last_records_before_the_savepoint`], [`stops::a_suspension_closes_nothing_and_the_job_goes_on_from_it`] |
-//! | a failure in the snapshot resumes | [`stops::a_failure_in_the_savepoint_of_a_suspension_lets_the_job_go_on`], [`stops::a_failure_in_the_savepoint_of_a_drain_takes_the_job_back_to_its_latest_checkpoint`], [`stops::an_operator_that_fails_at_its_snapshot_for_a_stop_restarts_the_job_and_fails_the_stop`] |
+//! | a failure in the snapshot resumes | [`stops::a_failure_in_the_savepoint_of_a_suspension_lets_the_job_go_on`], [`stops::a_stop_whose_savepoint_cannot_be_begun_leaves_the_job_alone`], [`stops::a_failure_in_the_savepoint_of_a_drain_takes_the_job_back_to_its_latest_checkpoint`], [`stops::an_operator_that_fails_at_its_snapshot_for_a_stop_restarts_the_job_and_fails_the_stop`] |
 //! | a failure after it fails over to it | [`stops::a_failure_after_the_savepoint_of_a_stop_fails_over_to_that_savepoint`], [`stops::a_process_that_dies_after_the_savepoint_of_a_stop_continues_from_it`] |
 //! | it is alone | [`stops::a_stop_starts_alone_and_nothing_starts_beside_it`] |
 //! | *Restores* | |

@@ -14,7 +14,7 @@ fn keep_one_of(trial: &Trial, checkpoint: u64) {
 
 #[test]
 fn a_completed_checkpoint_ends_older_pending_ones_and_answers_for_them() {
-    seeds(|seed| {
+    holds_only_without([Fault::NothingSubsumed], |seed| {
         let mut trial = Trial::running(engine().max_concurrent_checkpoints(3), seed);
         trial.post.keep(|ack| ack.checkpoint < CheckpointId(3) && ack.task == TaskId(0));
         let answers: Vec<_> = (0..3).map(|_| trial.simulation.checkpoint()).collect();
@@ -53,7 +53,7 @@ fn a_completed_checkpoint_leaves_younger_pending_ones_alone() {
 
 #[test]
 fn a_savepoint_is_not_ended_by_a_younger_checkpoint() {
-    seeds(|seed| {
+    holds_only_without([Fault::SavepointsSubsumed], |seed| {
         let mut trial = Trial::running(engine().max_concurrent_checkpoints(2), seed);
         keep_one_of(&trial, 1);
         let savepoint = trial.ask_savepoint(None);
@@ -71,7 +71,7 @@ fn a_savepoint_is_not_ended_by_a_younger_checkpoint() {
 
 #[test]
 fn a_savepoint_does_not_end_an_older_checkpoint() {
-    seeds(|seed| {
+    holds_only_without([Fault::SavepointsSubsume], |seed| {
         let mut trial = Trial::running(engine().max_concurrent_checkpoints(2), seed);
         keep_one_of(&trial, 1);
         let checkpoint = trial.simulation.checkpoint();
@@ -107,8 +107,8 @@ fn nobody_hears_of_a_savepoint_and_nothing_is_committed_until_the_next_checkpoin
         }
         trial.finish();
     };
-    holds_only_without(Fault::CommitsBeforeManifest, case);
-    holds_only_without(Fault::ListsOwnCommittablesOnly, |seed| {
+    holds_only_without([Fault::CommitsBeforeManifest, Fault::SavepointsNotified], case);
+    holds_only_without([Fault::ListsOwnCommittablesOnly], |seed| {
         case(seed);
         // What was prepared for a savepoint is listed by the next checkpoint, and committed by a restore from it.
         let mut trial = Trial::running(engine(), seed);
@@ -122,7 +122,7 @@ fn nobody_hears_of_a_savepoint_and_nothing_is_committed_until_the_next_checkpoin
 
 #[test]
 fn an_expiry_ends_its_own_round_only() {
-    seeds(|seed| {
+    holds_only_without([Fault::ExpiryEndsAll], |seed| {
         let timeout = Duration::from_millis(50);
         let builder = engine().max_concurrent_checkpoints(2).checkpoint_timeout(timeout);
         let mut trial = Trial::running(builder.tolerable_failed_checkpoints(1), seed);
