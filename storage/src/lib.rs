@@ -2,7 +2,7 @@
 //! checkpoint directories.
 //!
 //! This crate knows nothing of dataflows, workers or channels. Read it in this order: [`ids`] and [`error`]
-//! (words), [`io`] (every byte that touches a disk), [`codec`] (how a record becomes bytes), [`key_group`] (where a
+//! (words), [`threads`] (who runs where), [`io`] (every byte that touches a disk), [`codec`] (how a record becomes bytes), [`key_group`] (where a
 //! key lives), [`table`] (state in memory), [`log`] (state as a log of pages, which need not be in memory), [`state`]
 //! (values, lists, maps and timers in such tables), [`segment`] (state on disk), [`snapshot`] (from one to the other),
 //! [`manifest`], [`operator_state`] and [`checkpoint`] (what makes a checkpoint complete), [`store`] (all of it together,
@@ -16,6 +16,7 @@ pub mod crash;
 pub mod fault;
 pub mod ids;
 pub mod error;
+pub mod threads;
 pub mod io;
 pub mod codec;
 pub mod key_group;

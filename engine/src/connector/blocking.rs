@@ -14,6 +14,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use thalweg_storage::io::Notify;
+use thalweg_storage::threads;
 
 /// Where the calls of a sink to an outside system are made.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -142,8 +143,7 @@ impl<S: Send + 'static, R: Send + 'static> Blocking<S, R> {
                         );
                     }
                 };
-                let started = std::thread::Builder::new().name(format!("thalweg-calls-{subtask}")).spawn(run);
-                let started = started.map_err(|error| {
+                let started = threads::spawn(format!("thalweg-calls-{subtask}"), run).map_err(|error| {
                     format!("a helper thread for blocking calls could not be started: {error}")
                 })?;
                 thread = Some((subtask, started, helpers));

@@ -28,10 +28,11 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, channel};
-use std::thread::{Builder, JoinHandle};
+use std::thread::JoinHandle;
 use std::time::Duration;
 use thalweg_storage::checkpoint::FoundSnapshot;
 use thalweg_storage::manifest::EdgeState;
+use thalweg_storage::threads;
 use thalweg_storage::{AttemptId, CheckpointId};
 
 /// Time between two looks at the workers' heartbeats.
@@ -233,7 +234,7 @@ impl Runner {
     /// # Errors
     /// The system refuses a thread; the job does not run.
     pub fn spawn(mut self) -> io::Result<JoinHandle<()>> {
-        Builder::new().name("thalweg-control".to_owned()).spawn(move || {
+        threads::spawn("thalweg-control".to_owned(), move || {
             // Declared before the loop, so that waiters are released even if the loop panics.
             let _end = EndGuard(Arc::clone(&self.shared));
             loop {

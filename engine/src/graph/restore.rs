@@ -12,11 +12,12 @@ use std::any::Any;
 use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Mutex, PoisonError};
+use thalweg_storage::threads;
 
-/// Restores the keyed state of all tasks, several at a time. Of several failures the first task's counts.
+/// Restores the keyed state of all tasks, `most` at a time. Of several failures the first task's counts.
 pub(super) fn restore_tasks(
     tasks: &mut [(usize, TaskId, Box<dyn Task>)],
-    threads: usize,
+    most: usize,
 ) -> Result<(), DeployError> {
     let count = tasks.len();
     let queue = Mutex::new(tasks.iter_mut().enumerate());
@@ -33,12 +34,16 @@ pub(super) fn restore_tasks(
             }
         }
     };
-    std::thread::scope(|scope| {
-        for _ in 1..threads.min(count) {
-            // Where no thread is to be had, the others do its part.
-            let _ = std::thread::Builder::new().name("thalweg-restore".to_owned()).spawn_scoped(scope, work);
-        }
-        work();
+    // The workers wait for this: their cores are free.
+    threads::on_all_cores(|| {
+        std::thread::scope(|scope| {
+            for _ in 1..most.min(count) {
+                let restorer = std::thread::Builder::new().name("thalweg-restore".to_owned());
+                // Where no thread is to be had, the others do its part.
+                let _ = restorer.spawn_scoped(scope, work);
+            }
+            work();
+        });
     });
     match failures.into_inner().unwrap_or_else(PoisonError::into_inner).pop_first() {
         Some((_, error)) => Err(error),

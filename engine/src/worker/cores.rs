@@ -34,6 +34,14 @@ pub(super) enum Placement {
 }
 
 impl Placement {
+    /// The cores of pinned workers.
+    pub(super) fn cores(&self) -> &[usize] {
+        match self {
+            Placement::Pinned(cores) => cores,
+            Placement::Unpinned(_) => &[],
+        }
+    }
+
     /// The core of worker `index`, where it has one.
     pub(super) fn core_of(&self, index: usize) -> Option<usize> {
         match self {

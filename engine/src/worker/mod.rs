@@ -41,6 +41,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
+use thalweg_storage::threads::{Reservation, reserve};
 
 /// How often a worker that has just parked counts a heartbeat; a busy one counts its rounds.
 const HEARTBEAT: Duration = Duration::from_millis(5);
@@ -159,6 +160,8 @@ pub struct Workers {
     exits: Arc<Exits>,
     driver: DriverKind,
     fallback_reason: Option<String>,
+    /// The cores of pinned workers.
+    _reserved: Reservation,
 }
 
 impl Workers {
@@ -193,7 +196,7 @@ impl Workers {
         placement: &Placement,
         fallback_reason: Option<String>,
     ) -> Result<Workers, WorkerError> {
-        let mut workers = Workers::none(DriverKind::Threads, fallback_reason);
+        let mut workers = Workers::none(DriverKind::Threads, fallback_reason, placement);
         for index in 0..options.workers {
             let unpark = threads::Unpark::default();
             let core = WorkerCore::new(index, Doorbell::new(unpark.clone()), Arc::clone(&options.clock));
@@ -206,7 +209,7 @@ impl Workers {
     #[cfg(all(target_os = "linux", not(loom)))]
     fn start_glommio(options: &WorkerOptions, placement: &Placement) -> Result<Workers, WorkerError> {
         probe::probe().map_err(|unavailable| WorkerError::GlommioUnavailable(unavailable.to_string()))?;
-        let mut workers = Workers::none(DriverKind::Glommio, None);
+        let mut workers = Workers::none(DriverKind::Glommio, None, placement);
         let (started, starts) = std::sync::mpsc::sync_channel(options.workers);
         for index in 0..options.workers {
             let wake = glommio_driver::WakeRoot::default();
@@ -229,13 +232,14 @@ impl Workers {
         Err(WorkerError::GlommioUnavailable("it needs Linux and its io_uring; use Linux".to_owned()))
     }
 
-    fn none(driver: DriverKind, fallback_reason: Option<String>) -> Workers {
+    fn none(driver: DriverKind, fallback_reason: Option<String>, placement: &Placement) -> Workers {
         Workers {
             links: Vec::new(),
             threads: Mutex::new(Vec::new()),
             exits: Arc::default(),
             driver,
             fallback_reason,
+            _reserved: reserve(placement.cores()),
         }
     }
 

@@ -9,6 +9,7 @@
 
 use super::rules::{check_range, complete, not_open, poisoned, zeroed};
 use super::{Completion, Disk, FileId, MappedFile, Reply, Request, local};
+use crate::threads;
 use std::collections::{HashMap, VecDeque};
 use std::fs::File;
 use std::io;
@@ -61,8 +62,7 @@ impl StdDisk {
         let mut disk = StdDisk { shared, threads: Vec::new() };
         for index in 0..threads.max(1) {
             let shared = Arc::clone(&disk.shared);
-            let builder = thread::Builder::new().name(format!("thalweg-disk-{index}"));
-            disk.threads.push(builder.spawn(move || shared.run())?);
+            disk.threads.push(threads::spawn(format!("thalweg-disk-{index}"), move || shared.run())?);
         }
         Ok(Arc::new(disk))
     }

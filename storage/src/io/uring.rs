@@ -22,6 +22,7 @@ pub use probe::UringUnavailable;
 
 use super::rules::{check_range, complete, not_open, poisoned, zeroed};
 use super::{Completion, Disk, FileId, MappedFile, OpenMode, Reply, Request, StdDisk};
+use crate::threads;
 use direct::{Pool, is_aligned, set_direct, widened};
 use io_uring::{IoUring, opcode, types};
 use op::{Op, Step};
@@ -75,8 +76,7 @@ impl UringDisk {
             pool: Pool::default(),
             without_direct: HashSet::new(),
         };
-        let thread =
-            thread::Builder::new().name("thalweg-uring".to_owned()).spawn(move || ring_thread.run())?;
+        let thread = threads::spawn("thalweg-uring".to_owned(), move || ring_thread.run())?;
         Ok(Arc::new(UringDisk { inbox, lister, thread: Some(thread) }))
     }
 

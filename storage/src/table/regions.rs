@@ -1,8 +1,8 @@
 //! Huge pages for the arenas of all tables, made ready and given back to the system by a thread of its own.
 //!
 //! The first touch of a huge page makes the kernel clear 2 MiB: about 150 µs, and several milliseconds in a virtual machine whose
-//! host has to find the memory first; giving one back takes as long as the former. No record should wait for that. So a thread
-//! keeps a few regions ready ahead, and what arenas return is handed out again as it is.
+//! host has to find the memory first; giving one back takes as long as the former. No record should wait for that. So a thread, pinned
+//! to no core, keeps a few regions ready ahead, and what arenas return is handed out again as it is.
 //!
 //! Always true:
 //! - [`take`] and [`give_back`] never block and make no system call but to wake the thread;
@@ -11,11 +11,11 @@
 
 #![expect(unsafe_code, reason = "owns raw memory")]
 
+use crate::threads;
 use std::alloc::{Layout, alloc, dealloc, handle_alloc_error};
 use std::collections::VecDeque;
 use std::ptr::NonNull;
 use std::sync::{Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
-use std::thread;
 use std::time::Duration;
 
 /// Bytes of a region, and its alignment: a huge page of x86-64 and of common arm64 kernels.
@@ -194,8 +194,7 @@ impl Waiting {
 fn pool() -> &'static Pool {
     static POOL: OnceLock<Pool> = OnceLock::new();
     POOL.get_or_init(|| {
-        let thread = thread::Builder::new().name("thalweg-memory".to_owned());
-        let tended = thread.spawn(|| pool().tend()).is_ok();
+        let tended = threads::spawn("thalweg-memory".to_owned(), || pool().tend()).is_ok();
         Pool { waiting: Mutex::default(), bell: Condvar::new(), tended }
     })
 }
@@ -302,6 +301,7 @@ impl Pool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::thread;
 
     #[test]
     fn a_region_is_aligned_writable_and_belongs_to_one_holder() {

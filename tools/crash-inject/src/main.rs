@@ -5,6 +5,7 @@ use crash_inject::campaign::{Campaign, Kind};
 use crash_inject::report::{Report, line};
 use crash_inject::run::{Orders, run};
 use crash_inject::{images, jobs};
+use std::io::Write;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
@@ -87,7 +88,9 @@ struct RunOptions {
 fn main() -> ExitCode {
     let outcome = match Cli::parse().command {
         Command::Points => {
-            jobs::points().iter().for_each(|point| println!("{point}"));
+            let mut out = std::io::stdout().lock();
+            // A reader that has seen enough is no error.
+            _ = jobs::points().iter().try_for_each(|point| writeln!(out, "{point}"));
             Ok(ExitCode::SUCCESS)
         }
         Command::Run(options) => run_campaign(&options),

@@ -19,6 +19,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
+use thalweg_storage::threads;
 
 /// Connections at once; a further one is told so and closed.
 const CONNECTIONS_MAX: usize = 8;
@@ -56,10 +57,8 @@ impl ControlSocket {
         let system = |error: io::Error| failed(error.to_string());
         listener.set_nonblocking(true).map_err(system)?;
         let (stop, stopped) = UnixStream::pair().map_err(system)?;
-        let thread = std::thread::Builder::new()
-            .name("thalweg-control".to_owned())
-            .spawn(move || accept(&listener, &stopped, &running))
-            .map_err(system)?;
+        let accepting = move || accept(&listener, &stopped, &running);
+        let thread = threads::spawn("thalweg-socket".to_owned(), accepting).map_err(system)?;
         Ok(ControlSocket { path: path.to_owned(), identity, stop: Some(stop), thread: Some(thread) })
     }
 }
@@ -153,7 +152,7 @@ fn serve_on_thread(stream: UnixStream, running: &Running) -> io::Result<Connecti
     stream.set_read_timeout(Some(SILENCE_MAX))?;
     stream.set_write_timeout(Some(WRITE_MAX))?;
     let (served, running) = (stream.try_clone()?, Arc::clone(running));
-    let thread = std::thread::Builder::new().name("thalweg-control".to_owned()).spawn(move || {
+    let thread = threads::spawn("thalweg-socket".to_owned(), move || {
         // Whoever asked has gone: there is nobody to tell.
         let _ = serve(&served, &running);
         let _ = served.shutdown(Shutdown::Both);
