@@ -5,3 +5,4 @@ pub mod clicks;
 pub mod conformance;
 pub mod sink_stage;
 pub mod support;
+pub mod trial;

@@ -13,8 +13,7 @@ use super::aborts::Aborts;
 use super::round::Round;
 use super::{Announcement, BarrierMode, Capture, ChannelKind, Mark, Ready};
 use thalweg_storage::CheckpointId;
-#[cfg(any(test, feature = "testing"))]
-use thalweg_storage::fault::Fault;
+use thalweg_storage::fault::Broken;
 
 #[cfg(any(test, feature = "testing"))]
 mod testing;
@@ -31,8 +30,7 @@ pub struct Gate {
     finished: bool,
     newest_snapshot: Option<CheckpointId>,
     aborts: Aborts,
-    #[cfg(any(test, feature = "testing"))]
-    fault: Option<Fault>,
+    fault: Broken,
     #[cfg(any(test, feature = "testing"))]
     transitions: super::transition::Transitions,
 }
@@ -76,8 +74,7 @@ impl Gate {
             finished: false,
             newest_snapshot: None,
             aborts: Aborts::new(),
-            #[cfg(any(test, feature = "testing"))]
-            fault: thalweg_storage::fault::active(),
+            fault: Broken::in_this_thread(),
             #[cfg(any(test, feature = "testing"))]
             transitions: Default::default(),
         }

@@ -155,6 +155,10 @@ pub trait SourceReader: Send + 'static {
     /// that an earlier one holds.
     fn checkpoint_complete(&mut self, _checkpoint: CheckpointId) {}
 
+    /// The checkpoint has failed, whether its [`SourceReader::snapshot`] was taken or not; `latest_completed` is the latest
+    /// complete one.
+    fn checkpoint_aborted(&mut self, _checkpoint: CheckpointId, _latest_completed: Option<CheckpointId>) {}
+
     /// How much of the input is read: done and total, in any one unit (bytes for files); `None` if unknown.
     fn read_progress(&self) -> Option<(u64, u64)> {
         None

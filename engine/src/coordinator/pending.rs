@@ -76,6 +76,11 @@ impl Pending {
         self.waiting.contains(&task)
     }
 
+    /// One of the tasks that have not acknowledged.
+    pub(super) fn any_missing(&self) -> Option<TaskId> {
+        self.waiting.first().copied()
+    }
+
     /// Takes a task's part. The first acknowledgement of a task counts, later ones change nothing.
     pub(super) fn acknowledge(&mut self, task: TaskId, snapshot: TaskSnapshot) {
         if self.waiting.remove(&task) {
@@ -135,7 +140,7 @@ pub(super) enum FailReason {
 impl FailReason {
     /// True when it counts against the number of tolerable failures.
     pub(super) fn counts(&self) -> bool {
-        !matches!(self, FailReason::Subsumed(_) | FailReason::AttemptEnded(_))
+        broken!(EverythingCounts) || !matches!(self, FailReason::Subsumed(_) | FailReason::AttemptEnded(_))
     }
 }
 

@@ -199,6 +199,14 @@ impl Runner {
         (runner, CoordinatorHandle { mailbox: sender })
     }
 
+    /// Leads the reports of all attempts through what `route` makes of the mailbox. To be called before the first step.
+    #[cfg(feature = "testing")]
+    pub fn route_reports<R: ReportSink>(&mut self, route: impl FnOnce(Arc<dyn ReportSink>) -> R) -> Arc<R> {
+        let route = Arc::new(route(Arc::clone(&self.reports)));
+        self.reports = Arc::clone(&route) as _;
+        route
+    }
+
     /// Acts on everything in the mailbox and on the time. Returns when to step again if nothing arrives before:
     /// at once where that lies in the past, never of itself where `None`.
     pub fn step(&mut self, now: Nanos) -> Option<Nanos> {

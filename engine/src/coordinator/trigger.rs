@@ -169,7 +169,8 @@ impl Triggers {
                 || under_way.is_empty()
                 || (may_overlap(mode) && under_way.iter().all(|other| may_overlap(other.mode)))
         };
-        if let Some((request, wish)) = self.savepoints.front() {
+        let waits_for_checkpoints = broken!(SavepointsLast) && !self.manual.is_empty();
+        if let Some((request, wish)) = self.savepoints.front().filter(|_| !waits_for_checkpoints) {
             let mode = CheckpointMode::Aligned;
             let has_room = match wish.stop {
                 Some(_) => under_way.is_empty(),
@@ -182,14 +183,18 @@ impl Triggers {
             return has_room.then_some((Nanos(0), start));
         }
         let start = |cause, mode, at| {
-            let has_room = fits(mode) && under_way.len() < config.max_concurrent.max(1);
+            let few = under_way.len() < config.max_concurrent.max(1) || broken!(ConcurrencyUnlimited);
+            let has_room = fits(mode) && few;
             has_room.then_some((at, Start { cause, mode, savepoint: None }))
         };
         if self.awaits.values().any(|state| *state == Await::Wanted) {
             return start(Cause::Final, config.mode, self.final_not_before);
         }
-        if let Some((request, mode)) = self.manual.front() {
-            return start(Cause::Manual(*request), *mode, Nanos(0));
+        let periodic_first = broken!(PeriodicFirst) && self.periodic_due.is_some();
+        if let Some((request, mode)) = self.manual.front().filter(|_| !periodic_first) {
+            let paused = self.ended_at.filter(|_| broken!(PauseDelaysAll));
+            let at = paused.map_or(Nanos(0), |ended| ended.after(config.min_pause));
+            return start(Cause::Manual(*request), *mode, at);
         }
         let due = self.periodic_due?;
         if config.min_pause.is_zero() {

@@ -391,6 +391,7 @@ fn restores_of(
                 let groups = KeyGroups::new(max_parallelism).range_of(subtask, parallelism);
                 let (segments, metas) = (segments_of(operator, &groups), operator.keyed.clone());
                 let foreign = manifest.is_some_and(|manifest| manifest.origin.is_some());
+                let foreign = foreign && !broken!(FirstCheckpointIncremental);
                 restore.1 = Some(KeyedRestore { segments, metas, foreign });
             }
         }

@@ -7,19 +7,22 @@
 //!   may wait for the disk, have theirs completed at once, and those of a failed attempt before the next is deployed;
 //! - time passes a little with each step and each look at the clock, and jumps only when nobody has anything to do.
 
+mod reports;
+
 use super::handle::{job_metrics, outcome};
 use super::{
     EngineBuilder, JobMetrics, RestoreSettings, Restoring, Surroundings, checked_graph, coordinator_config,
     found, runner_parts,
 };
 use crate::clock::{Clock, Nanos, SimClock};
-use crate::control::StopMode;
+use crate::control::{Report, StopMode};
 use crate::coordinator::{CoordinatorHandle, JobShared, JobStatus, Runner};
 use crate::dataflow::Dataflow;
 use crate::error::Error;
 use crate::graph::TaskCounters;
 use crate::task::Budget;
 use crate::worker::SimWorkers;
+use reports::ReportRoute;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::Receiver;
@@ -70,6 +73,7 @@ impl SimulationOptions {
 pub struct Simulation {
     runner: Runner,
     coordinator: CoordinatorHandle,
+    reports: Arc<ReportRoute>,
     shared: Arc<JobShared>,
     counters: Arc<Mutex<Vec<TaskCounters>>>,
     workers: SimWorkers,
@@ -164,12 +168,14 @@ impl Simulation {
             Arc::clone(&counters),
         );
         let shared = Arc::clone(&parts.shared);
-        let (runner, coordinator) = Runner::new(parts);
+        let (mut runner, coordinator) = Runner::new(parts);
+        let reports = runner.route_reports(ReportRoute::new);
         // Some participants are many times slower than others, and each seed slows down others.
         let weights = (0..config.workers + 2).map(|_| 1 << random.below(5)).collect();
         Ok(Simulation {
             runner,
             coordinator,
+            reports,
             shared,
             counters,
             workers,
@@ -338,6 +344,17 @@ impl Simulation {
     /// How many requests were slow so far.
     pub fn slowed(&self) -> u64 {
         self.slowed
+    }
+
+    /// Shows `filter` each report of a task or worker on its way to the coordinator, which gets what it returns instead. It
+    /// takes the place of an earlier filter.
+    pub fn filter_reports(&self, filter: impl FnMut(Report) -> Vec<Report> + Send + 'static) {
+        self.reports.set_filter(Box::new(filter));
+    }
+
+    /// Gives the coordinator a report as though a task had just made it, past the filter.
+    pub fn report(&self, report: Report) {
+        self.reports.deliver(report);
     }
 
     /// Simulated time since the engine was built.

@@ -164,6 +164,18 @@ pub trait StageControl: Send {
         self.down().map_or(Ok(()), |down| down.checkpoint_complete(checkpoint))
     }
 
+    /// The checkpoint has failed; `latest_completed` is the latest complete one that the coordinator knows.
+    ///
+    /// # Errors
+    /// The task fails.
+    fn checkpoint_aborted(
+        &mut self,
+        checkpoint: CheckpointId,
+        latest_completed: Option<CheckpointId>,
+    ) -> Result<(), Failure> {
+        self.down().map_or(Ok(()), |down| down.checkpoint_aborted(checkpoint, latest_completed))
+    }
+
     /// All input has ended and no record is half done: closes the operators from the first to the last, each of
     /// which may emit its last records. Called until it returns [`Flow::Continue`].
     ///

@@ -62,6 +62,20 @@ pub trait CoProcessFunction<A, B>: Clone + Send + 'static {
         Ok(())
     }
 
+    /// `checkpoint` has failed, whether its barrier has come or not; nothing will be restored from it.
+    /// `latest_completed` is the latest complete one. Each checkpoint ends once: by this, or by
+    /// [`checkpoint_complete`](Self::checkpoint_complete).
+    ///
+    /// # Errors
+    /// The attempt fails.
+    fn checkpoint_aborted(
+        &mut self,
+        _checkpoint: CheckpointId,
+        _latest_completed: Option<CheckpointId>,
+    ) -> Result<(), BoxError> {
+        Ok(())
+    }
+
     /// Both inputs have ended; last records may be emitted.
     ///
     /// # Errors
@@ -188,6 +202,16 @@ impl<A: 'static, B: 'static, P: CoProcessFunction<A, B>, D: Stage<P::Out>> Stage
             .blame(|| self.function.checkpoint_complete(checkpoint))
             .map_err(|e| self.site.user_failure(e))?;
         self.down.checkpoint_complete(checkpoint)
+    }
+    fn checkpoint_aborted(
+        &mut self,
+        checkpoint: CheckpointId,
+        latest_completed: Option<CheckpointId>,
+    ) -> Result<(), Failure> {
+        self.site
+            .blame(|| self.function.checkpoint_aborted(checkpoint, latest_completed))
+            .map_err(|e| self.site.user_failure(e))?;
+        self.down.checkpoint_aborted(checkpoint, latest_completed)
     }
     fn end_input(&mut self) -> Result<Flow, Failure> {
         self.close()?;

@@ -81,6 +81,20 @@ pub trait ProcessFunction<T>: Clone + Send + 'static {
         Ok(())
     }
 
+    /// `checkpoint` has failed, whether its barrier has come or not; nothing will be restored from it.
+    /// `latest_completed` is the latest complete one. Each checkpoint ends once: by this, or by
+    /// [`checkpoint_complete`](Self::checkpoint_complete).
+    ///
+    /// # Errors
+    /// The attempt fails.
+    fn checkpoint_aborted(
+        &mut self,
+        _checkpoint: CheckpointId,
+        _latest_completed: Option<CheckpointId>,
+    ) -> Result<(), BoxError> {
+        Ok(())
+    }
+
     /// All input has ended; last records may be emitted. Not called when the job fails or is cancelled.
     ///
     /// # Errors
@@ -193,6 +207,17 @@ impl<T: 'static, P: ProcessFunction<T>, D: Stage<P::Out>> StageControl for Proce
             .blame(|| self.function.checkpoint_complete(checkpoint))
             .map_err(|e| self.site.user_failure(e))?;
         self.down.checkpoint_complete(checkpoint)
+    }
+
+    fn checkpoint_aborted(
+        &mut self,
+        checkpoint: CheckpointId,
+        latest_completed: Option<CheckpointId>,
+    ) -> Result<(), Failure> {
+        self.site
+            .blame(|| self.function.checkpoint_aborted(checkpoint, latest_completed))
+            .map_err(|e| self.site.user_failure(e))?;
+        self.down.checkpoint_aborted(checkpoint, latest_completed)
     }
 
     fn end_input(&mut self) -> Result<Flow, Failure> {

@@ -65,6 +65,9 @@ pub trait Body: Send {
     /// A checkpoint is complete.
     fn checkpoint_complete(&mut self, _checkpoint: CheckpointId) {}
 
+    /// A checkpoint has failed.
+    fn checkpoint_aborted(&mut self, _checkpoint: CheckpointId, _latest_completed: Option<CheckpointId>) {}
+
     /// Records that have come in.
     fn records_in(&self) -> u64;
 

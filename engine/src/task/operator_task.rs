@@ -188,10 +188,10 @@ impl<B: Body> OperatorTask<B> {
                     }
                 }
             }
-            TaskCommand::Abort(checkpoint, _) => {
+            TaskCommand::Abort(checkpoint, latest_completed) => {
                 self.parts.gate.abort(checkpoint);
                 self.forget(checkpoint);
-                if self.stopping == Stopping::Suspended(checkpoint) {
+                if self.stopping == Stopping::Suspended(checkpoint) && !broken!(SuspensionSticks) {
                     self.stopping = Stopping::No;
                 }
                 self.in_progress.retain(|part| part.trigger.checkpoint != checkpoint);
@@ -199,6 +199,8 @@ impl<B: Body> OperatorTask<B> {
                 // An abort never touches prepared output: it waits for the next checkpoint that completes. The sink
                 // asks for that one again.
                 self.awaits_commit_reported = false;
+                self.parts.body.checkpoint_aborted(checkpoint, latest_completed);
+                self.parts.body.stage().checkpoint_aborted(checkpoint, latest_completed)?;
             }
             TaskCommand::Complete(checkpoint) => {
                 crash_point!("complete.before_task");

@@ -161,6 +161,10 @@ impl<R: SourceReader, S: Stage<R::Record>> Body for SourceBody<R, S> {
         self.reader.checkpoint_complete(checkpoint);
     }
 
+    fn checkpoint_aborted(&mut self, checkpoint: CheckpointId, latest_completed: Option<CheckpointId>) {
+        self.reader.checkpoint_aborted(checkpoint, latest_completed);
+    }
+
     fn records_in(&self) -> u64 {
         self.records
     }

@@ -41,7 +41,7 @@ impl BackgroundFile {
         crash_point!("data.before_create");
         BackgroundFile {
             disk: disk.clone(),
-            stage: Stage::Opening(disk.open(&path, OpenMode::CreateDirect)),
+            stage: Stage::Opening(disk.create_or_undo(&path)),
             path,
             waiting: VecDeque::new(),
             writes: VecDeque::new(),
@@ -162,8 +162,41 @@ impl Drop for BackgroundFile {
     fn drop(&mut self) {
         self.close();
         if self.created && !self.kept {
-            // If this fails, or the file is only being created, the sweep before the next attempt finds it.
+            // One that is only being created goes by its ticket. If this fails, the sweep at the next start finds it.
             drop(self.disk.remove(&self.path));
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::SimDisk;
+    use super::*;
+    use std::sync::Arc;
+
+    #[test]
+    fn a_file_that_is_dropped_unless_kept_is_removed_even_while_it_is_being_created() {
+        let sim = SimDisk::new();
+        let disk = DiskHandle::new(Arc::clone(&sim) as _);
+        sim.set_deferred(true);
+        let files_after = |polls: usize, keep: bool| {
+            let mut file = BackgroundFile::create(&disk, "/file".into());
+            file.append(vec![1; 10]);
+            file.complete();
+            for _ in 0..polls {
+                sim.complete_all();
+                file.poll().unwrap();
+            }
+            if keep {
+                file.keep();
+            }
+            drop(file);
+            sim.complete_all();
+            sim.files().len()
+        };
+        for polls in 0..5 {
+            assert_eq!(files_after(polls, false), 0, "dropped after {polls} polls");
+        }
+        assert_eq!(files_after(5, true), 1);
     }
 }

@@ -216,12 +216,25 @@ impl DiskHandle {
 
     /// Opens a file. One that is open by the time the ticket is dropped, or later, is closed again.
     pub fn open(&self, path: impl AsRef<Path>, mode: OpenMode) -> Ticket<FileId> {
-        let path = path.as_ref().to_owned();
+        self.open_or_undo(path.as_ref().to_owned(), mode, false)
+    }
+
+    /// Creates a file that must not exist yet. One that is there by the time the ticket is dropped, or later, is closed and
+    /// removed again.
+    fn create_or_undo(&self, path: impl AsRef<Path>) -> Ticket<FileId> {
+        self.open_or_undo(path.as_ref().to_owned(), OpenMode::CreateDirect, true)
+    }
+
+    fn open_or_undo(&self, path: PathBuf, mode: OpenMode, remove: bool) -> Ticket<FileId> {
         // Weak: a request that never completes must not keep its own disk alive.
         let disk = Arc::downgrade(&self.disk);
+        let removed = remove.then(|| path.clone());
         let close = move |file| {
             if let Some(disk) = disk.upgrade() {
                 disk.submit(Request::Close { file }, Box::new(|_| {}));
+                if let Some(path) = &removed {
+                    disk.submit(Request::Remove { path: path.clone() }, Box::new(|_| {}));
+                }
             }
         };
         let (ticket, done) = Ticket::new(

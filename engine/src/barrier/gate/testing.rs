@@ -3,12 +3,12 @@
 use super::{BarrierMode, Capture, Gate, Ready};
 use crate::barrier::transition::{Transition, Transitions};
 use thalweg_storage::CheckpointId;
-use thalweg_storage::fault::Fault;
+use thalweg_storage::fault::{Broken, Fault};
 
 impl Gate {
     /// Breaks a rule from now on.
     pub(in crate::barrier) fn break_rule(&mut self, fault: Option<Fault>) {
-        self.fault = fault;
+        self.fault = Broken::by(fault);
     }
 
     /// How often the gate has taken each transition.

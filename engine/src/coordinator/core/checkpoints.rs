@@ -36,7 +36,9 @@ impl Core {
         let timeout = self.config.checkpoint.timeout;
         let tasks = self.attempt.tasks.len();
         let late = |p: &&Pending| self.finalising != Some(p.id) && p.triggered_at.after(timeout) <= self.now;
-        let expired: Vec<_> = self.pending.values().filter(late).map(|p| (p.id, p.missing())).collect();
+        let all = broken!(ExpiryEndsAll) && self.pending.values().any(|p| late(&p));
+        let expired = self.pending.values().filter(|p| late(p) || all);
+        let expired: Vec<_> = expired.map(|p| (p.id, p.missing())).collect();
         for (id, missing) in expired {
             // The first failure may end the attempt, and all its checkpoints with it.
             if self.pending.contains_key(&id) {
@@ -111,8 +113,12 @@ impl Core {
         let current = attempt == self.attempt.id;
         match self.pending.get_mut(&id) {
             Some(pending) if current => {
+                let mut task = task;
                 if !pending.is_waiting_for(task) {
-                    return;
+                    match pending.any_missing().filter(|_| broken!(DuplicatesCount)) {
+                        Some(other) => task = other,
+                        None => return,
+                    }
                 }
                 if !pending.kind.is_savepoint() && !broken!(AcknowledgementHoldsNothing) {
                     self.files.hold(id, &snapshot);
@@ -121,7 +127,7 @@ impl Core {
                 self.finalise_next();
             }
             _ => {
-                if self.late_for_savepoint(id) {
+                if self.late_for_savepoint(id) || broken!(LateFilesStay) {
                     return;
                 }
                 let attempt_over = !current || !matches!(self.phase, Phase::Running | Phase::Stopping { .. });
@@ -158,6 +164,12 @@ impl Core {
         let Some(pending) = self.pending.remove(&id) else { return };
         match pending.kind.clone() {
             SnapshotKind::Savepoint { dir, stop: None } => {
+                if broken!(SavepointsNotified) {
+                    self.tell(TaskCommand::Complete(id));
+                }
+                if broken!(SavepointsSubsume) {
+                    self.subsume(id);
+                }
                 self.savepoint_published(pending, dir);
                 self.finalise_next();
                 self.leave_if_stopped();
@@ -166,14 +178,13 @@ impl Core {
             SnapshotKind::Savepoint { dir, stop: Some(_) } => self.stop_published(id, pending.request, dir),
             SnapshotKind::Checkpoint => {}
         }
-        let older = self.pending.range(..id).filter(|(_, older)| !older.stands_alone());
-        let older: Vec<CheckpointId> = older.map(|(older, _)| *older).collect();
-        for older in older {
-            self.tell(TaskCommand::Abort(older, Some(id)));
-            self.end_failed(older, &FailReason::Subsumed(id));
+        if !broken!(NothingSubsumed) {
+            self.subsume(id);
         }
         self.tell(TaskCommand::Complete(id));
-        self.failed_in_a_row = 0;
+        if !broken!(SuccessResetsNothing) {
+            self.failed_in_a_row = 0;
+        }
         self.triggers.completed(self.now, id);
         // Whoever asked for a stop is answered once the job has stopped.
         let request = pending.request.filter(|_| !pending.kind.is_savepoint());
@@ -187,19 +198,33 @@ impl Core {
         self.leave_if_stopped();
     }
 
+    /// Ends the checkpoints under way that are older than `id`, which holds all that was asked for.
+    fn subsume(&mut self, id: CheckpointId) {
+        let ends = |older: &Pending| !older.stands_alone() || broken!(SavepointsSubsumed);
+        let older = self.pending.range(..id).filter(|(_, older)| ends(older));
+        let older: Vec<CheckpointId> = older.map(|(older, _)| *older).collect();
+        for older in older {
+            self.tell(TaskCommand::Abort(older, Some(id)));
+            let reason = FailReason::Subsumed(id);
+            self.end_failed(older, &reason);
+            self.count_failure(&reason);
+        }
+    }
+
     pub(super) fn publish_failed(&mut self, id: CheckpointId, message: String, outcome_unknown: bool) {
         if self.finalising != Some(id) {
             return;
         }
         self.finalising = None;
         if outcome_unknown {
-            self.keep_files = true;
+            self.keep_files = !broken!(UnknownOutcomeDeletes);
             let cause = format!(
                 "whether checkpoint {id} is complete is unknown: {message}. Nothing has been deleted; start the job \
                  again to continue from what the disk holds"
             );
-            self.attempt_failed(cause, false);
+            // First of all, so that whoever asked for it hears why.
             self.end_failed(id, &FailReason::Publish(message));
+            self.attempt_failed(cause, false);
         } else {
             self.fail_checkpoint(id, FailReason::Publish(message));
         }
@@ -212,7 +237,8 @@ impl Core {
         let Some(pending) = self.pending.get(&id) else { return };
         let (savepoint, stop, alone) =
             (pending.kind.is_savepoint(), pending.kind.stop(), pending.stands_alone());
-        self.tell(TaskCommand::Abort(id, self.stats.latest));
+        let latest = self.stats.latest.filter(|_| !broken!(AbortsCarryNothing));
+        self.tell(TaskCommand::Abort(id, latest));
         match alone {
             true => self.triggers.savepoint_ended(self.now),
             false => self.triggers.failed(self.now, Some(id)),
@@ -221,13 +247,16 @@ impl Core {
         self.actions.push(Action::Note(format!("{what} {id} failed: {reason}")));
         self.end_failed(id, &reason);
         self.resume_after(stop, &reason);
-        if !savepoint || (stop.is_none() && reason.counts_for_savepoints() && self.stats.latest < Some(id)) {
+        if !savepoint
+            || broken!(EverythingCounts)
+            || (stop.is_none() && reason.counts_for_savepoints() && self.stats.latest < Some(id))
+        {
             self.count_failure(&reason);
         }
     }
 
     pub(super) fn count_failure(&mut self, reason: &FailReason) {
-        if !reason.counts() || !matches!(self.phase, Phase::Running) {
+        if !reason.counts() || !matches!(self.phase, Phase::Running) || broken!(FailuresUncounted) {
             return;
         }
         self.failed_in_a_row = self.failed_in_a_row.saturating_add(1);
@@ -243,6 +272,9 @@ impl Core {
 
     pub(super) fn tell(&mut self, command: TaskCommand) {
         if matches!(self.phase, Phase::Running) {
+            if broken!(EndsToldTwice) {
+                self.actions.push(Action::Broadcast(self.attempt.id, command.clone()));
+            }
             self.actions.push(Action::Broadcast(self.attempt.id, command));
         }
     }

@@ -53,7 +53,7 @@ impl Runner {
                 return Some(Event::PublishFailed { id, message, outcome_unknown: false });
             }
             tracing::info!(job = self.job, savepoint = %dir.display(), "a savepoint is complete");
-            if stop.is_none() {
+            if stop.is_none() || broken!(StopLeavesNoCheckpoint) {
                 let core = &self.core;
                 if let Err(error) = backend.discard(id, &[], &|path| core.in_use(path)) {
                     tracing::warn!(job = self.job, %error, "the directory of a savepoint's id remains");

@@ -73,7 +73,7 @@ impl<B: Body> OperatorTask<B> {
         match kind {
             SnapshotKind::Checkpoint => true,
             // The input has ended here too, or soon will; then everything has been sent.
-            SnapshotKind::Savepoint { stop: Some(StopMode::Drain), .. } => false,
+            SnapshotKind::Savepoint { stop: Some(StopMode::Drain), .. } if !broken!(DrainNotAwaited) => false,
             SnapshotKind::Savepoint { .. } => {
                 let mut sent = !self.blocked && self.phase != Phase::Closing;
                 self.parts.body.stage().outputs(&mut |output| sent &= output.is_drained());
