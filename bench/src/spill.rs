@@ -32,7 +32,7 @@ const ROW_BYTES: u64 = (size_of::<u64>() + size_of::<Payload>()) as u64;
 const INDEX_BYTES: u64 = 20;
 
 /// What a process has besides its state: code, stacks, buffers of snapshots and of the disk.
-const PROCESS_BYTES: u64 = 64 << 20;
+const PROCESS_BYTES: u64 = 192 << 20;
 
 /// Options of the scenario.
 #[derive(clap::Args)]
@@ -128,7 +128,7 @@ struct Row {
     state_bytes: u64,
     /// Budget for pages.
     memory_bytes: u64,
-    /// Limit of the process by control group, page cache included: the budget, the index, and 64 MiB for all else. Absent where the
+    /// Limit of the process by control group, page cache included: the budget, the index, and 192 MiB for all else. Absent where the
     /// system refuses one; then the page cache may have served reads, as `device_read_bytes` shows.
     memory_limit_bytes: Option<u64>,
     tables: u64,

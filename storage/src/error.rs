@@ -43,6 +43,12 @@ pub enum StoreError {
         /// Newest version that this build reads.
         newest: u32,
     },
+    /// An earlier sync of a file or directory failed: what it covered may be lost, and a later sync would not tell.
+    #[error("an earlier sync of {} failed, so what it covered may be lost: see to the disk, then reopen the checkpoint directory by starting anew", path.display())]
+    SyncFailedBefore {
+        /// The file or directory.
+        path: PathBuf,
+    },
     /// Another engine holds the checkpoint directory.
     #[error("checkpoint directory {} is in use by another engine: stop that engine, or choose another directory", path.display())]
     Locked {

@@ -63,11 +63,10 @@ impl Files {
         self.sync_dirs(&[path])
     }
 
-    fn refuse_second_sync(&self, path: &Path) -> Result<(), StoreError> {
+    /// Refuses once a sync of this directory has failed.
+    pub fn refuse_second_sync(&self, path: &Path) -> Result<(), StoreError> {
         if self.failed_syncs.borrow().contains(path) {
-            let why =
-                "an earlier sync failed, so what it covered may be lost; reopen the checkpoint directory";
-            return Err(StoreError::io("syncing", path, Error::other(why)));
+            return Err(StoreError::SyncFailedBefore { path: path.to_owned() });
         }
         Ok(())
     }

@@ -220,8 +220,11 @@ impl CheckpointStore {
     /// A number for a new attempt, never used before. Durable before it is returned.
     ///
     /// # Errors
-    /// [`StoreError::Io`]: no attempt may start. After a failed sync every later call fails too: reopen the store.
+    /// - [`StoreError::Io`]: no attempt may start.
+    /// - [`StoreError::SyncFailedBefore`]: of the job's directory or that of the segments. No attempt may start, as none of its
+    ///   checkpoints could be completed: reopen the store.
     pub fn next_attempt(&mut self) -> Result<AttemptId, StoreError> {
+        [&self.dir, &self.shared].into_iter().try_for_each(|dir| self.files.refuse_second_sync(dir))?;
         let id = AttemptId(self.attempts.take(&self.dir)?);
         self.attempt_dirs.insert(id);
         crash_point!("attempt.before_create_dir");
@@ -299,7 +302,8 @@ impl CheckpointStore {
     /// before it returns; tasks may hear of it then.
     ///
     /// # Errors
-    /// [`StoreError::Io`]: no checkpoint has begun, and the id is lost. After a failed sync every later call fails too:
+    /// [`StoreError::Io`]: no checkpoint has begun, and the id is lost. After a failed sync every later call is
+    /// [`StoreError::SyncFailedBefore`]:
     /// reopen the store.
     pub fn begin(&mut self) -> Result<CheckpointId, StoreError> {
         let id = CheckpointId(self.checkpoints.take(&self.dir)?);

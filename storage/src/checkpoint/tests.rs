@@ -198,7 +198,8 @@ fn latest_makes_the_manifest_and_its_directories_durable_before_it_returns() {
         let at = disk.operations().iter().position(|o| *o == sync).unwrap();
         disk.arm(Some((at, Fault::Refuse)));
         assert!(matches!(store.latest(), Err(StoreError::Io { .. })), "{sync} failed");
-        assert!(matches!(store.latest(), Err(StoreError::Io { .. })), "{sync} failed before");
+        let again = store.latest();
+        assert!(matches!(again, Err(StoreError::SyncFailedBefore { .. })), "{sync} failed before: {again:?}");
     }
 }
 
@@ -360,6 +361,8 @@ fn after_a_failed_sync_of_the_directory_no_checkpoint_begins_and_no_sync_is_trie
     store.begin().unwrap_err();
     let error = store.begin().unwrap_err().to_string();
     assert!(error.contains("job") && error.contains("reopen"), "{error}");
+    let attempt = store.next_attempt().unwrap_err();
+    assert!(matches!(attempt, StoreError::SyncFailedBefore { .. }) && !attempt.may_pass(), "{attempt}");
     assert_eq!(disk.operations(), ["mkdir job/chk-1", "sync job", "mkdir job/chk-2"]);
     drop(store);
     disk.arm(None);

@@ -6,7 +6,7 @@
 //!
 //! Always true:
 //! - [`take`] and [`give_back`] never block and make no system call but to wake the thread;
-//! - at most [`AHEAD_MAX`] regions and an eighth of those in use wait for long: what exceeds that goes back to the system, a region at a
+//! - at most [`AHEAD_MAX`] regions and a thirty-second of those in use wait for long: what exceeds that goes back to the system, a region at a
 //!   time; all do soon after the last has been returned.
 
 #![expect(unsafe_code, reason = "owns raw memory")]
@@ -22,10 +22,10 @@ use std::time::Duration;
 pub(super) const REGION_BYTES: usize = 2 << 20;
 
 /// Most regions that are kept ready ahead of need.
-const AHEAD_MAX: usize = 8;
+const AHEAD_MAX: usize = 4;
 
 /// While so many regions are in use, one more may wait to be used again.
-const IN_USE_PER_SPARE: usize = 8;
+const IN_USE_PER_SPARE: usize = 32;
 
 /// Regions that wait in excess leave one in each such time: longer than the ups and downs of a table between two snapshots.
 const RELEASE_INTERVAL: Duration = Duration::from_millis(100);

@@ -126,8 +126,16 @@ pub(super) async fn rename(disk: &DiskHandle, from: &Path, to: &Path) -> Result<
     answer(disk.rename(from, to)).await.map_err(|error| failed("renaming", from, &error))
 }
 
+/// Makes the names in a directory of output durable. A failure is for good: names may be lost that a second try would call durable.
 pub(super) async fn sync_dir(disk: &DiskHandle, dir: &Path) -> Result<(), BoxError> {
-    answer(disk.sync_dir(dir)).await.map_err(|error| failed("syncing directory", dir, &error))
+    answer(disk.sync_dir(dir)).await.map_err(|error| unsynced(dir, &error))
+}
+
+/// A directory of output could not be synced.
+pub(super) fn unsynced(dir: &Path, error: &io::Error) -> BoxError {
+    let what = failed("syncing directory", dir, error);
+    OutputLost(format!("{what}: names of finished files may be lost: see to the disk before the job goes on"))
+        .into()
 }
 
 /// Gives finished files their final names, durably. Again, perhaps: what is published already stays as it is.

@@ -5,7 +5,7 @@
 //! its length, and removes what no state names. Each of its steps can be repeated after a crash.
 
 use super::encoder::{Csv, Encoder, Ndjson, Text};
-use super::layout::{Layout, Parsed, PartRef, failed, length_of, lost, publish, rename, sync_dir};
+use super::layout::{Layout, Parsed, PartRef, failed, length_of, lost, publish, rename, sync_dir, unsynced};
 use super::open_file::{OpenFile, answer, finish_now};
 use super::part::Part;
 use super::writer::{FileWriter, Rolling, Unfinished, read_committable};
@@ -197,9 +197,8 @@ impl<E: Encoder> Sink for FileSink<E> {
                 _ => {}
             }
         }
-        disk.sync_dir(&self.layout.dir)
-            .wait()
-            .map_err(|error| failed("syncing directory", &self.layout.dir, &error))?;
+        let synced = disk.sync_dir(&self.layout.dir).wait();
+        synced.map_err(|error| unsynced(&self.layout.dir, &error))?;
         crash_point!("file_sink.after_recovery");
         Ok(writer)
     }
@@ -269,7 +268,12 @@ fn create_dirs(disk: &DiskHandle, dir: &Path) -> io::Result<()> {
     };
     match disk.create_dir(dir).wait() {
         Ok(()) => disk.sync_dir(parent).wait(),
-        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
+        // Whoever created it may have died before its name was durable.
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => match disk.sync_dir(parent).wait() {
+            // Then it is none of ours.
+            Err(error) if error.kind() == io::ErrorKind::PermissionDenied => Ok(()),
+            synced => synced,
+        },
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
             create_dirs(disk, parent)?;
             disk.create_dir(dir).wait()?;

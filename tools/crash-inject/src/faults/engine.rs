@@ -436,7 +436,7 @@ fn names(error: &str, kind: Kind) -> bool {
     match (kind, panicked) {
         (_, Some((_, places))) => places.iter().any(|place| says(&format!("{SAYING}{}", place.name()))),
         // What a failed sync has poisoned fails from then on.
-        (Kind::SyncError, _) => says("os error 5") || says("an earlier sync failed"),
+        (Kind::SyncError, _) => says("os error 5") || says("an earlier sync of"),
         (Kind::WriteError | Kind::ReadError | Kind::MetadataError, _) => says("os error 5"),
         (Kind::NoSpace, _) => says("os error 28"),
         (Kind::ShortRead, _) => says("is damaged"),

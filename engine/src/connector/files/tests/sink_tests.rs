@@ -406,12 +406,14 @@ fn a_checkpoint_waits_for_a_file_that_was_listed_for_one_that_failed() {
 
 #[test]
 fn a_failed_write_or_sync_surfaces_at_the_checkpoint() {
-    let cases: [fn(&Request) -> bool; 3] = [
-        |request| matches!(request, Request::Write { .. }),
-        |request| matches!(request, Request::SyncData { .. }),
-        |request| matches!(request, Request::SyncDir { .. }),
+    type Case = (fn(&Request) -> bool, bool);
+    // With whether it is final.
+    let cases: [Case; 3] = [
+        (|request| matches!(request, Request::Write { .. }), false),
+        (|request| matches!(request, Request::SyncData { .. }), false),
+        (|request| matches!(request, Request::SyncDir { .. }), true),
     ];
-    for which in cases {
+    for (which, is_final) in cases {
         let dir = TempDir::new().unwrap();
         let disk = TestDisk::new();
         let mut writer = writer_on(&disk, dir.path());
@@ -423,7 +425,9 @@ fn a_failed_write_or_sync_surfaces_at_the_checkpoint() {
             }
             Ok(())
         });
-        let error = failed.unwrap_err().to_string();
+        let error = failed.unwrap_err();
+        assert_eq!(error.is::<OutputLost>(), is_final, "{error}");
+        let error = error.to_string();
         assert!(
             error.contains("may have been lost") && error.contains(dir.path().to_str().unwrap()),
             "{error}"
