@@ -131,8 +131,11 @@ fn inspect_shows_operators_states_positions_and_committables() {
     let rows = |group: &Value| group["rows"].as_u64().unwrap();
     assert_eq!(state["groups"].as_array().unwrap().iter().map(rows).sum::<u64>(), 10);
     let write = operators.iter().find(|operator| operator["uid"] == "write").unwrap();
-    assert_eq!(write["subtasks"][0]["committables"].as_array().unwrap().len(), 1);
-    assert_eq!(write["subtasks"][0]["finished"], true);
+    // One of each subtask, unless the output of one was committed by the checkpoint before.
+    let subtasks = write["subtasks"].as_array().unwrap();
+    let listed = |subtask: &Value| subtask["committables"].as_array().unwrap().len();
+    assert!((1..=2).contains(&subtasks.iter().map(listed).sum::<usize>()), "{write}");
+    assert!(subtasks.iter().all(|subtask| listed(subtask) <= 1 && subtask["finished"] == true), "{write}");
 }
 
 #[test]

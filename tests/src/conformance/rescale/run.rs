@@ -13,7 +13,7 @@ use std::sync::Arc;
 use std::time::Duration;
 use thalweg::coordinator::{CheckpointOutcome, CheckpointStats};
 use thalweg::job::{EngineBuilder, Simulation, SimulationOptions};
-use thalweg::{CheckpointId, Dataflow, Engine, RestartStrategy};
+use thalweg::{CheckpointId, Dataflow, Engine, JobStatus, RestartStrategy};
 use thalweg_storage::checkpoint::CheckpointStore;
 use thalweg_storage::io::{CrashProfile, DiskHandle, SimDisk};
 use thalweg_storage::manifest::Manifest;
@@ -24,13 +24,13 @@ const INTERVAL: Duration = Duration::from_millis(5);
 /// A life that takes more steps is stuck.
 const STEPS_MAX: u64 = 1_000_000;
 
-/// Attempts to catch a checkpoint during a recovery.
-const ATTEMPTS_MAX: u64 = 60;
+/// Attempts to catch a checkpoint as it is wanted.
+const ATTEMPTS_MAX: u64 = 400;
 
 /// Of these many checkpoints of a life one is taken during the recovery, or none.
 const CHECKPOINTS_MAX: u64 = 3;
 
-const NOT_AS_WANTED: &str = "no checkpoint was taken during the recovery";
+const NOT_AS_WANTED: &str = "no checkpoint was as wanted";
 
 /// Where checkpoints go.
 const DIR: &str = "/checkpoints";
@@ -217,10 +217,11 @@ impl Life<'_> {
     /// One life on `disk`: until it is stopped, or, if it is the last, to its end. Gives the disk of the next.
     fn live(&mut self, number: usize, disk: Arc<SimDisk>) -> Result<(Arc<SimDisk>, u64), String> {
         let last = number + 1 == self.rescale.parallelism.len();
-        if last || number == 0 || self.rescale.stop != Stop::DuringRecovery {
+        if last {
             return self.attempt(number, last, self.seed, disk);
         }
-        // Little is in flight, and soon processed: it takes several attempts to catch a checkpoint before that.
+        // Little is in flight, and soon processed: it may take several attempts to catch a checkpoint as it is wanted before the
+        // job ends.
         let before = self.ledger.entries();
         let mut problem = String::new();
         for attempt in 0..ATTEMPTS_MAX {
@@ -230,6 +231,7 @@ impl Life<'_> {
                 outcome => return outcome,
             }
             self.ledger.reset(before.clone());
+            self.looked_into = None;
         }
         Err(problem)
     }
@@ -280,7 +282,10 @@ impl Life<'_> {
                 simulation.step();
             }
             if simulation.has_ended() {
-                return Ok(Some(format!("the job ended too early: {:?}", simulation.status())));
+                let status = simulation.status();
+                let why =
+                    if status == JobStatus::Finished { NOT_AS_WANTED } else { "the job ended too early" };
+                return Ok(Some(format!("{why}: {status:?}")));
             }
             // Subtasks finish within a moment of each other.
             if at_once || stop == Stop::PartlyFinished && self.script.any_ended() {
