@@ -5,11 +5,11 @@
 //! [`finish_now`], which waits at each request.
 
 use crate::connector::BoxError;
+use std::cell::Cell;
 use std::future::Future;
 use std::io;
 use std::pin::Pin;
-use std::sync::Arc;
-use std::task::{Context, Poll, Wake, Waker};
+use std::task::{Context, Poll, Waker};
 use thalweg_storage::io::{DiskHandle, FileId, Ticket};
 
 /// A sequence of disk requests under way.
@@ -20,18 +20,22 @@ pub(super) fn poll_flow<T>(flow: &mut Flow<T>) -> Poll<Result<T, BoxError>> {
     flow.as_mut().poll(&mut Context::from_waker(Waker::noop()))
 }
 
-/// The waker of a thread that wants each request to be waited for; it is never woken.
-struct Waits;
-
-impl Wake for Waits {
-    fn wake(self: Arc<Self>) {}
+thread_local! {
+    /// The thread wants each request to be waited for. Not told by the waker: whether two wakers are the same is not certain.
+    static WAITS: Cell<bool> = const { Cell::new(false) };
 }
 
 /// Runs `flow` to its end on a plain thread.
 pub(super) fn finish_now<T>(mut flow: Flow<T>) -> Result<T, BoxError> {
-    let waker = Waker::from(Arc::new(Waits));
+    struct Restore(bool);
+    impl Drop for Restore {
+        fn drop(&mut self) {
+            WAITS.set(self.0);
+        }
+    }
+    let _restore = Restore(WAITS.replace(true));
     loop {
-        if let Poll::Ready(done) = flow.as_mut().poll(&mut Context::from_waker(&waker)) {
+        if let Poll::Ready(done) = poll_flow(&mut flow) {
             return done;
         }
     }
@@ -48,9 +52,9 @@ pub(super) fn answer<T: Send + 'static>(ticket: Ticket<T>) -> Answer<T> {
 impl<T: Send + 'static> Future for Answer<T> {
     type Output = io::Result<T>;
 
-    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<T>> {
+    fn poll(mut self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<T>> {
         let mut ticket = self.0.take().expect("an answer is not awaited twice");
-        if !context.waker().will_wake(Waker::noop()) {
+        if WAITS.get() {
             return Poll::Ready(ticket.wait());
         }
         match ticket.poll() {
