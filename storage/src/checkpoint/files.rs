@@ -4,7 +4,7 @@
 //! write-back once and calls the pages clean afterwards, so a second sync would succeed without the data on disk.
 
 use crate::error::StoreError;
-use crate::io::{DiskHandle, Entry, FileId, OpenMode};
+use crate::io::{DiskHandle, Entry, FileId, OpenMode, create_dir_durably};
 use std::cell::RefCell;
 use std::collections::BTreeSet;
 use std::io::{Error, ErrorKind};
@@ -76,42 +76,9 @@ impl Files {
         StoreError::io("syncing", path, error)
     }
 
-    /// Creates a directory and what is missing above it; afterwards its name and all names above it are durable.
-    ///
-    /// A directory that exists may be the leftover of a process that died before it could sync the name, so the
-    /// parent of the first existing one is synced as well. Nothing is ever created in a directory whose own name is
-    /// not durable, so names further up are.
+    /// See [`io::create_dir_durably`](create_dir_durably).
     pub fn create_dir_durably(&self, path: &Path) -> Result<(), StoreError> {
-        let above = parent(path).filter(|above| *above != path);
-        match (self.disk.create_dir(path).wait(), above) {
-            (Ok(()), Some(above)) => self.sync_name_of_existing(above)?,
-            (Ok(()), None) => {}
-            (Err(e), _) if e.kind() == ErrorKind::AlreadyExists => return self.sync_name_of_existing(path),
-            (Err(e), Some(above)) if e.kind() == ErrorKind::NotFound => {
-                self.create_dir_durably(above)?;
-                match self.disk.create_dir(path).wait() {
-                    Err(e) if e.kind() != ErrorKind::AlreadyExists => {
-                        return Err(StoreError::io("creating", path, e));
-                    }
-                    _ => {}
-                }
-            }
-            (Err(e), _) => return Err(StoreError::io("creating", path, e)),
-        }
-        self.sync_name(path)
-    }
-
-    /// Makes the name of `path` durable in its directory.
-    fn sync_name(&self, path: &Path) -> Result<(), StoreError> {
-        parent(path).map_or(Ok(()), |parent| self.sync_dir(parent))
-    }
-
-    /// [`Files::sync_name`], unless the directory is one that this process may not read: then it is not one of ours.
-    fn sync_name_of_existing(&self, path: &Path) -> Result<(), StoreError> {
-        match self.sync_name(path) {
-            Err(StoreError::Io { source, .. }) if source.kind() == ErrorKind::PermissionDenied => Ok(()),
-            other => other,
-        }
+        create_dir_durably(&self.disk, path, &|dir| self.sync_dir(dir))
     }
 
     pub fn create_dir(&self, path: &Path) -> Result<(), StoreError> {
@@ -143,14 +110,6 @@ fn gone(result: Result<(), Error>) -> Result<(), Error> {
     match result {
         Err(e) if e.kind() == ErrorKind::NotFound => Ok(()),
         other => other,
-    }
-}
-
-/// The directory that holds the name of `path`; none for a root.
-fn parent(path: &Path) -> Option<&Path> {
-    match path.parent()? {
-        above if above.as_os_str().is_empty() => Some(Path::new(".")),
-        above => Some(above),
     }
 }
 

@@ -10,6 +10,7 @@
 //! - a file whose sync failed is poisoned: each later request on it but `Close` fails.
 
 mod ticket;
+mod dirs;
 mod background;
 mod blocking;
 mod rules;
@@ -24,6 +25,7 @@ mod sim;
 mod tests;
 
 pub use background::BackgroundFile;
+pub use dirs::create_dir_durably;
 pub use mapped::MappedFile;
 #[cfg(any(test, feature = "testing"))]
 pub use sim::{CrashProfile, Exploration, Explored, Fault, OpKind, OpRecord, Seen, SimDisk};

@@ -17,7 +17,8 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, PoisonError};
 use std::time::Duration;
-use thalweg_storage::io::{DiskHandle, OpenMode};
+use thalweg_storage::StoreError;
+use thalweg_storage::io::{DiskHandle, OpenMode, create_dir_durably};
 use thalweg_storage::manifest::Committable;
 
 /// An exactly-once sink that writes files to a directory.
@@ -125,22 +126,24 @@ impl<E: Encoder> Sink for FileSink<E> {
                 format!("{prefix:?} cannot begin the names of output files: use letters and digits").into()
             );
         }
-        let unusable = |error: io::Error| -> BoxError {
+        let unusable = |error: &dyn Display| -> BoxError {
             format!(
                 "output directory {} cannot be written: {error}: check the path and its permissions",
                 dir.display()
             )
             .into()
         };
-        create_dirs(disk, dir).map_err(unusable)?;
+        let sync =
+            |dir: &Path| disk.sync_dir(dir).wait().map_err(|error| StoreError::io("syncing", dir, error));
+        create_dir_durably(disk, dir, &sync).map_err(|error| unusable(&error))?;
         let probe = dir.join(format!(".{prefix}-probe"));
         match disk.remove(&probe).wait() {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(unusable(error)),
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(unusable(&error)),
             _ => {}
         }
-        let file = disk.open(&probe, OpenMode::CreateNew).wait().map_err(unusable)?;
+        let file = disk.open(&probe, OpenMode::CreateNew).wait().map_err(|error| unusable(&error))?;
         drop(OpenFile::new(disk, file));
-        disk.remove(&probe).wait().map_err(unusable)
+        disk.remove(&probe).wait().map_err(|error| unusable(&error))
     }
 
     fn writer(
@@ -256,29 +259,5 @@ impl<E: Encoder> FileSink<E> {
             crash_point!("file_sink.after_truncate_sync");
             Ok(file)
         }))
-    }
-}
-
-/// Creates `dir` and its missing parents, durably.
-fn create_dirs(disk: &DiskHandle, dir: &Path) -> io::Result<()> {
-    let parent = match dir.parent() {
-        Some(parent) if parent.as_os_str().is_empty() => Path::new("."),
-        Some(parent) => parent,
-        None => return Ok(()),
-    };
-    match disk.create_dir(dir).wait() {
-        Ok(()) => disk.sync_dir(parent).wait(),
-        // Whoever created it may have died before its name was durable.
-        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => match disk.sync_dir(parent).wait() {
-            // Then it is none of ours.
-            Err(error) if error.kind() == io::ErrorKind::PermissionDenied => Ok(()),
-            synced => synced,
-        },
-        Err(error) if error.kind() == io::ErrorKind::NotFound => {
-            create_dirs(disk, parent)?;
-            disk.create_dir(dir).wait()?;
-            disk.sync_dir(parent).wait()
-        }
-        Err(error) => Err(error),
     }
 }
