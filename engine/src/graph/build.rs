@@ -368,8 +368,7 @@ impl<S: Source> Head for SourceHead<S> {
             disk: context.bind.disk.clone(),
             waker: Arc::clone(&context.bind.waker),
         };
-        let reader =
-            site.blame(|| self.source.reader(connector, splits)).map_err(|error| site.user_failure(error))?;
+        let reader = site.call(|| self.source.reader(connector, splits))?;
         let dead_letters = self.dead_letters.as_ref().map(|output| context.output(output));
         let rate = self.rate.map(|rate| rate / f64::from(context.bind.parallelism));
         let mut body = SourceBody::new(site, reader, self.malformed, dead_letters, rate, stage);

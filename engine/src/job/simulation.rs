@@ -274,9 +274,13 @@ impl Simulation {
         let chosen = self.random.below(requests as u64) as usize;
         let mut ready = (0..self.due.len()).filter(|index| self.due[*index] <= now);
         if let Some(index) = ready.nth(chosen) {
-            self.due.remove(index);
-            self.disk.complete_next(index);
+            self.complete(index);
         }
+    }
+
+    fn complete(&mut self, index: usize) {
+        self.due.remove(index);
+        self.disk.complete_next(index);
     }
 
     fn step_coordinator(&mut self, now: Nanos) {
@@ -284,8 +288,7 @@ impl Simulation {
             // The deployment to come may wait for what the attempt before has asked for, and nobody else has a turn meanwhile.
             while !self.due.is_empty() {
                 let index = self.random.below(self.due.len() as u64) as usize;
-                self.due.remove(index);
-                self.disk.complete_next(index);
+                self.complete(index);
             }
         }
         self.coordinator_due = self.runner.step(now);

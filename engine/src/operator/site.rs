@@ -66,6 +66,15 @@ impl Site {
         result
     }
 
+    /// Runs user code that may fail: its error and its panic are this operator's.
+    ///
+    /// # Errors
+    /// [`Site::user_failure`] of the code's error.
+    #[inline(always)]
+    pub fn call<R>(&self, user_code: impl FnOnce() -> Result<R, BoxError>) -> Result<R, Failure> {
+        self.blame(user_code).map_err(|error| self.user_failure(error))
+    }
+
     /// The operator that the panic just caught on this thread was put down to.
     pub fn take_blamed() -> Option<Arc<str>> {
         BLAMED.take()

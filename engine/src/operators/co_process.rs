@@ -147,7 +147,7 @@ impl<A: 'static, B: 'static, P: CoProcessFunction<A, B>> TwoLink<A, B> for CoPro
         let restore = context.take_restore(&self.uid);
         let restored = restored_state(&site, P::STATE_MODE, &restore.operator_state)?;
         let runtime = RuntimeContext::of(&self.uid, context);
-        site.blame(|| self.function.open(&runtime, restored)).map_err(|e| site.user_failure(e))?;
+        site.call(|| self.function.open(&runtime, restored))?;
         Ok(CoProcessStage {
             site,
             function: self.function,
@@ -164,9 +164,7 @@ impl<A, B, P: CoProcessFunction<A, B>, D> CoProcessStage<A, B, P, D> {
     fn close(&mut self) -> Result<(), Failure> {
         if !self.closed {
             self.closed = true;
-            self.site
-                .blame(|| self.function.close(&mut self.emitted))
-                .map_err(|e| self.site.user_failure(e))?;
+            self.site.call(|| self.function.close(&mut self.emitted))?;
         }
         Ok(())
     }
@@ -198,9 +196,7 @@ impl<A: 'static, B: 'static, P: CoProcessFunction<A, B>, D: Stage<P::Out>> Stage
         self.down.snapshot(snapshot)
     }
     fn checkpoint_complete(&mut self, checkpoint: CheckpointId) -> Result<(), Failure> {
-        self.site
-            .blame(|| self.function.checkpoint_complete(checkpoint))
-            .map_err(|e| self.site.user_failure(e))?;
+        self.site.call(|| self.function.checkpoint_complete(checkpoint))?;
         self.down.checkpoint_complete(checkpoint)
     }
     fn checkpoint_aborted(
@@ -208,9 +204,7 @@ impl<A: 'static, B: 'static, P: CoProcessFunction<A, B>, D: Stage<P::Out>> Stage
         checkpoint: CheckpointId,
         latest_completed: Option<CheckpointId>,
     ) -> Result<(), Failure> {
-        self.site
-            .blame(|| self.function.checkpoint_aborted(checkpoint, latest_completed))
-            .map_err(|e| self.site.user_failure(e))?;
+        self.site.call(|| self.function.checkpoint_aborted(checkpoint, latest_completed))?;
         self.down.checkpoint_aborted(checkpoint, latest_completed)
     }
     fn end_input(&mut self) -> Result<Flow, Failure> {
@@ -231,15 +225,11 @@ impl<A: 'static, B: 'static, P: CoProcessFunction<A, B>, D: Stage<P::Out>> TwoSt
     for CoProcessStage<A, B, P, D>
 {
     fn process_first(&mut self, record: A) -> Result<Flow, Failure> {
-        self.site
-            .blame(|| self.function.process_first(record, &mut self.emitted))
-            .map_err(|e| self.site.user_failure(e))?;
+        self.site.call(|| self.function.process_first(record, &mut self.emitted))?;
         self.emitted.drain(&mut self.down)
     }
     fn process_second(&mut self, record: B) -> Result<Flow, Failure> {
-        self.site
-            .blame(|| self.function.process_second(record, &mut self.emitted))
-            .map_err(|e| self.site.user_failure(e))?;
+        self.site.call(|| self.function.process_second(record, &mut self.emitted))?;
         self.emitted.drain(&mut self.down)
     }
 }
@@ -408,18 +398,14 @@ where
         let (hash, key) = self.upcoming.take(|| (self.extract_first)(&record));
         let at = CurrentKey { key, hash: *hash, now_ms: self.now_ms };
         let view = S::view(&mut self.tables, at);
-        self.site
-            .blame(|| (self.first)(key, record, view, &mut self.emitted))
-            .map_err(|e| self.site.user_failure(e))?;
+        self.site.call(|| (self.first)(key, record, view, &mut self.emitted))?;
         self.emitted.drain(&mut self.down)
     }
     fn process_second(&mut self, record: B) -> Result<Flow, Failure> {
         let (hash, key) = self.upcoming.take(|| (self.extract_second)(&record));
         let at = CurrentKey { key, hash: *hash, now_ms: self.now_ms };
         let view = S::view(&mut self.tables, at);
-        self.site
-            .blame(|| (self.second)(key, record, view, &mut self.emitted))
-            .map_err(|e| self.site.user_failure(e))?;
+        self.site.call(|| (self.second)(key, record, view, &mut self.emitted))?;
         self.emitted.drain(&mut self.down)
     }
 }

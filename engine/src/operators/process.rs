@@ -151,7 +151,7 @@ impl<T: 'static, P: ProcessFunction<T>> Link<T> for Process<P> {
         let restore = context.take_restore(&self.uid);
         let restored = restored_state(&site, P::STATE_MODE, &restore.operator_state)?;
         let runtime = RuntimeContext::of(&self.uid, context);
-        site.blame(|| self.function.open(&runtime, restored)).map_err(|e| site.user_failure(e))?;
+        site.call(|| self.function.open(&runtime, restored))?;
         Ok(ProcessStage {
             site,
             function: self.function,
@@ -167,9 +167,7 @@ impl<T, P: ProcessFunction<T>, D> ProcessStage<T, P, D> {
     fn close(&mut self) -> Result<(), Failure> {
         if !self.closed {
             self.closed = true;
-            self.site
-                .blame(|| self.function.close(&mut self.emitted))
-                .map_err(|e| self.site.user_failure(e))?;
+            self.site.call(|| self.function.close(&mut self.emitted))?;
         }
         Ok(())
     }
@@ -203,9 +201,7 @@ impl<T: 'static, P: ProcessFunction<T>, D: Stage<P::Out>> StageControl for Proce
     }
 
     fn checkpoint_complete(&mut self, checkpoint: CheckpointId) -> Result<(), Failure> {
-        self.site
-            .blame(|| self.function.checkpoint_complete(checkpoint))
-            .map_err(|e| self.site.user_failure(e))?;
+        self.site.call(|| self.function.checkpoint_complete(checkpoint))?;
         self.down.checkpoint_complete(checkpoint)
     }
 
@@ -214,9 +210,7 @@ impl<T: 'static, P: ProcessFunction<T>, D: Stage<P::Out>> StageControl for Proce
         checkpoint: CheckpointId,
         latest_completed: Option<CheckpointId>,
     ) -> Result<(), Failure> {
-        self.site
-            .blame(|| self.function.checkpoint_aborted(checkpoint, latest_completed))
-            .map_err(|e| self.site.user_failure(e))?;
+        self.site.call(|| self.function.checkpoint_aborted(checkpoint, latest_completed))?;
         self.down.checkpoint_aborted(checkpoint, latest_completed)
     }
 
@@ -238,9 +232,7 @@ impl<T: 'static, P: ProcessFunction<T>, D: Stage<P::Out>> StageControl for Proce
 impl<T: 'static, P: ProcessFunction<T>, D: Stage<P::Out>> Stage<T> for ProcessStage<T, P, D> {
     #[inline]
     fn process(&mut self, record: T) -> Result<Flow, Failure> {
-        self.site
-            .blame(|| self.function.process(record, &mut self.emitted))
-            .map_err(|e| self.site.user_failure(e))?;
+        self.site.call(|| self.function.process(record, &mut self.emitted))?;
         self.emitted.drain(&mut self.down)
     }
 }

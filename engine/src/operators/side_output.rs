@@ -136,9 +136,7 @@ where
 {
     #[inline]
     fn process(&mut self, record: T) -> Result<Flow, Failure> {
-        self.site
-            .blame(|| (self.function)(record, &mut self.emitted, &mut self.emitted_side))
-            .map_err(|e| self.site.user_failure(e))?;
+        self.site.call(|| (self.function)(record, &mut self.emitted, &mut self.emitted_side))?;
         self.drain()
     }
 }

@@ -66,9 +66,7 @@ impl<W: SinkWriter> SinkStage<W> {
             disk: context.disk.clone(),
             waker: Arc::clone(&context.waker),
         };
-        let writer = site
-            .blame(|| sink.writer(connector, states, restore.committables))
-            .map_err(|e| site.user_failure(e))?;
+        let writer = site.call(|| sink.writer(connector, states, restore.committables))?;
         crash_point!("sink.after_open");
         Ok(SinkStage {
             site,
@@ -130,7 +128,7 @@ impl<W: SinkWriter> SinkStage<W> {
             self.committing = self.prepared.drain(..count).collect();
             let batch = self.committing.clone();
             crash_point!("sink.before_commit");
-            self.site.blame(|| self.writer.commit(batch)).map_err(|e| self.site.user_failure(e))?;
+            self.site.call(|| self.writer.commit(batch))?;
             crash_point!("sink.after_commit");
         }
         Ok(())
@@ -156,8 +154,7 @@ impl<W: SinkWriter> StageControl for SinkStage<W> {
 
     fn resume(&mut self) -> Result<Flow, Failure> {
         if !self.has_room {
-            self.has_room =
-                self.site.blame(|| self.writer.poll(self.now)).map_err(|e| self.site.user_failure(e))?;
+            self.has_room = self.site.call(|| self.writer.poll(self.now))?;
         }
         Ok(if self.has_room { Flow::Continue } else { Flow::Blocked })
     }
@@ -168,7 +165,7 @@ impl<W: SinkWriter> StageControl for SinkStage<W> {
 
     fn tick(&mut self, now: Nanos) -> Result<(), Failure> {
         self.now = now;
-        self.has_room = self.site.blame(|| self.writer.poll(now)).map_err(|e| self.site.user_failure(e))?;
+        self.has_room = self.site.call(|| self.writer.poll(now))?;
         // A job without checkpoints commits at its end, as soon as that output is safe.
         let waits = self.completed == FINAL && !self.is_prepared(FINAL)?;
         if waits { Ok(()) } else { self.commit_completed() }

@@ -44,10 +44,7 @@ impl Placement {
 
     /// The core of worker `index`, where it has one.
     pub(super) fn core_of(&self, index: usize) -> Option<usize> {
-        match self {
-            Placement::Pinned(cores) => cores.get(index).copied(),
-            Placement::Unpinned(_) => None,
-        }
+        self.cores().get(index).copied()
     }
 }
 

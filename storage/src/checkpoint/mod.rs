@@ -302,9 +302,9 @@ impl CheckpointStore {
     /// before it returns; tasks may hear of it then.
     ///
     /// # Errors
-    /// [`StoreError::Io`]: no checkpoint has begun, and the id is lost. After a failed sync every later call is
-    /// [`StoreError::SyncFailedBefore`]:
-    /// reopen the store.
+    /// No checkpoint has begun, and the id is lost.
+    /// - [`StoreError::Io`].
+    /// - [`StoreError::SyncFailedBefore`], at every call after a failed sync: reopen the store.
     pub fn begin(&mut self) -> Result<CheckpointId, StoreError> {
         let id = CheckpointId(self.checkpoints.take(&self.dir)?);
         self.dead.insert(id);
@@ -332,8 +332,9 @@ impl CheckpointStore {
     /// # Errors
     /// - [`StoreError::OutcomeUnknown`]: perhaps completed, perhaps not. Neither commit nor abort anything; later
     ///   checkpoints may go on. Nothing of it is deleted while this store is open.
-    /// - [`StoreError::Io`]: not completed; [`CheckpointStore::discard`] it. After a failed sync of the directory of
-    ///   segments every later call fails too: reopen the store.
+    /// - [`StoreError::Io`]: not completed; [`CheckpointStore::discard`] it.
+    /// - [`StoreError::SyncFailedBefore`], at every call after a failed sync of the directory of segments: the same; reopen
+    ///   the store.
     /// - [`StoreError::Incompatible`]: not completed; `manifest` is one that no engine would accept.
     ///
     /// # Panics

@@ -412,19 +412,18 @@ impl State {
 
     /// What becomes of a request that needs space that a full disk has not.
     fn refusal(&self, request: &Request) -> Option<Fault> {
+        let lengthens = |file: &FileId, end: u64| {
+            let open = self.files.get(&file.0);
+            let file = open.and_then(|open| self.fs.file(open.node).ok());
+            file.is_some_and(|file| end > file.current.len() as u64)
+        };
         let grows = match request {
             Request::Open { mode, .. } => matches!(mode, OpenMode::CreateNew | OpenMode::CreateDirect),
             Request::CreateDir { .. } => true,
             Request::Write { file, offset, data } => {
-                let open = self.files.get(&file.0);
-                let file = open.and_then(|open| self.fs.file(open.node).ok());
-                file.is_some_and(|file| offset.saturating_add(data.len() as u64) > file.current.len() as u64)
+                lengthens(file, offset.saturating_add(data.len() as u64))
             }
-            Request::Truncate { file, bytes } => {
-                let open = self.files.get(&file.0);
-                let file = open.and_then(|open| self.fs.file(open.node).ok());
-                file.is_some_and(|file| *bytes > file.current.len() as u64)
-            }
+            Request::Truncate { file, bytes } => lengthens(file, *bytes),
             _ => false,
         };
         (self.full && grows).then_some(Fault::NoSpace)

@@ -133,9 +133,12 @@ pub(super) async fn sync_dir(disk: &DiskHandle, dir: &Path) -> Result<(), BoxErr
 
 /// A directory of output could not be synced.
 pub(super) fn unsynced(dir: &Path, error: &io::Error) -> BoxError {
-    let what = failed("syncing directory", dir, error);
-    OutputLost(format!("{what}: names of finished files may be lost: see to the disk before the job goes on"))
-        .into()
+    OutputLost(format!(
+        "syncing directory {} failed: {error}: names of output files may have been lost, which a second try would not \
+         tell. Check the disk's health before the job goes on",
+        dir.display()
+    ))
+    .into()
 }
 
 /// Gives finished files their final names, durably. Again, perhaps: what is published already stays as it is.

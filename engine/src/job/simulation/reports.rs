@@ -30,14 +30,12 @@ impl ReportRoute {
 
 impl ReportSink for ReportRoute {
     fn report(&self, mut report: Report) {
-        // A filter sees what the coordinator would.
+        let mut filter = self.filter.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(filter) = &mut *filter else { return self.deliver(report) };
+        // It sees what the coordinator would.
         if let Report::Acknowledged(_, _, _, snapshot) = &mut report {
             snapshot.list_segments();
         }
-        let reports = match &mut *self.filter.lock().unwrap_or_else(PoisonError::into_inner) {
-            Some(filter) => filter(report),
-            None => vec![report],
-        };
-        reports.into_iter().for_each(|report| self.deliver(report));
+        filter(report).into_iter().for_each(|report| self.deliver(report));
     }
 }

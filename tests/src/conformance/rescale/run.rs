@@ -216,9 +216,8 @@ impl Life<'_> {
 
     /// One life on `disk`: until it is stopped, or, if it is the last, to its end. Gives the disk of the next.
     fn live(&mut self, number: usize, disk: Arc<SimDisk>) -> Result<(Arc<SimDisk>, u64), String> {
-        let last = number + 1 == self.rescale.parallelism.len();
-        if last {
-            return self.attempt(number, last, self.seed, disk);
+        if self.is_last(number) {
+            return self.attempt(number, self.seed, disk);
         }
         // Little is in flight, and soon processed: it may take several attempts to catch a checkpoint as it is wanted before the
         // job ends.
@@ -226,7 +225,7 @@ impl Life<'_> {
         let mut problem = String::new();
         for attempt in 0..ATTEMPTS_MAX {
             let seed = self.seed.wrapping_mul(ATTEMPTS_MAX).wrapping_add(attempt);
-            match self.attempt(number, last, seed, disk.crash_image(CrashProfile::KeepAll, seed)) {
+            match self.attempt(number, seed, disk.crash_image(CrashProfile::KeepAll, seed)) {
                 Err(why) if why.starts_with(NOT_AS_WANTED) => problem = why,
                 outcome => return outcome,
             }
@@ -236,10 +235,13 @@ impl Life<'_> {
         Err(problem)
     }
 
+    fn is_last(&self, number: usize) -> bool {
+        number + 1 == self.rescale.parallelism.len()
+    }
+
     fn attempt(
         &mut self,
         number: usize,
-        last: bool,
         seed: u64,
         disk: Arc<SimDisk>,
     ) -> Result<(Arc<SimDisk>, u64), String> {
@@ -249,7 +251,7 @@ impl Life<'_> {
         let flow = self.flow(number);
         let options = SimulationOptions { disk: Arc::clone(&disk), ..SimulationOptions::seeded(seed) };
         let mut simulation = Simulation::new(builder, flow, options).map_err(|error| error.to_string())?;
-        let ended = if last {
+        let ended = if self.is_last(number) {
             self.last_words(&mut simulation, number)?
         } else {
             self.until_stopped(&mut simulation, number)?
