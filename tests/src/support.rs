@@ -3,6 +3,7 @@
 //! Always true: nothing here waits by sleeping for a guessed time; a wait ends with its condition or with the
 //! watchdog's panic.
 
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
@@ -16,6 +17,27 @@ use thalweg_storage::manifest::{Committable, Manifest};
 
 /// No test waits longer than this for anything.
 pub const WATCHDOG: Duration = Duration::from_secs(120);
+
+/// The seed that `THALWEG_SEED` says to replay.
+///
+/// # Panics
+/// It is no number.
+pub fn replayed_seed() -> Option<u64> {
+    number("THALWEG_SEED")
+}
+
+/// The seeds of a test that runs by `count` of them: the one to replay, or `THALWEG_RUNS` times as many.
+///
+/// # Panics
+/// What either says is no number.
+pub fn seeds(count: u64) -> Range<u64> {
+    replayed_seed().map_or_else(|| 0..count * number("THALWEG_RUNS").unwrap_or(1), |seed| seed..seed + 1)
+}
+
+fn number(variable: &str) -> Option<u64> {
+    let text = std::env::var(variable).ok()?;
+    Some(text.parse().unwrap_or_else(|_| panic!("{variable}={text}: not a number")))
+}
 
 /// Waits until `condition` holds.
 ///

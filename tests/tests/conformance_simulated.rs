@@ -5,16 +5,12 @@
 use thalweg_tests::conformance::{
     CrashRun, Mode, Outcome, Placement, Scenario, SimulatedRun, Tally, Topology,
 };
+use thalweg_tests::support;
 
 /// Runs `run` by `seeds` seeds, or by the one to replay; panics with the first that violates anything.
 fn try_seeds(scenario: Scenario, seeds: u64, run: impl Fn(u64) -> Outcome) -> Option<Tally> {
-    let replay =
-        std::env::var("THALWEG_SEED").ok().map(|seed| seed.parse().expect("THALWEG_SEED is a number"));
-    let times: u64 =
-        std::env::var("THALWEG_RUNS").map_or(1, |runs| runs.parse().expect("THALWEG_RUNS is a number"));
-    let seeds = replay.map_or(0..seeds * times, |seed: u64| seed..seed + 1);
     let mut tally = Tally::default();
-    for seed in seeds {
+    for seed in support::seeds(seeds) {
         let outcome = run(seed);
         assert!(
             outcome.violations.is_empty(),
@@ -24,7 +20,7 @@ fn try_seeds(scenario: Scenario, seeds: u64, run: impl Fn(u64) -> Outcome) -> Op
         tally.add(&outcome.tally);
     }
     println!("{scenario:?}: {tally:?}");
-    replay.is_none().then_some(tally)
+    support::replayed_seed().is_none().then_some(tally)
 }
 
 /// Every scheduled failure, by `seeds` seeds.

@@ -13,6 +13,7 @@ use thalweg::job::{EngineBuilder, Simulation, SimulationOptions};
 use thalweg::{CheckpointMode, Dataflow, Engine, RestartStrategy, RestoreMode, RestoreSettings, StopMode};
 use thalweg_storage::io::{CrashProfile, DiskHandle, SimDisk};
 use thalweg_tests::clicks::Random;
+use thalweg_tests::support;
 
 const SEEDS: u64 = 24;
 const RECORDS: u64 = 20_000;
@@ -181,18 +182,12 @@ fn run(seed: u64, seen: &mut Seen) -> Result<(), String> {
 
 #[test]
 fn output_is_exactly_once_through_stops_starts_from_savepoints_and_power_losses() {
-    let number = |name: &str| std::env::var(name).ok().map(|text| text.parse::<u64>().expect("a number"));
-    let replayed = number("THALWEG_SEED");
-    let seeds = match replayed {
-        Some(seed) => seed..seed + 1,
-        None => 0..SEEDS * number("THALWEG_RUNS").unwrap_or(1),
-    };
     let mut seen = Seen::default();
-    for seed in seeds {
+    for seed in support::seeds(SEEDS) {
         run(seed, &mut seen).unwrap_or_else(|error| panic!("THALWEG_SEED={seed}: {error}"));
     }
     println!("{seen:?}");
-    if replayed.is_none() {
+    if support::replayed_seed().is_none() {
         assert!(seen.stops > 0 && seen.savepoints > 0 && seen.crashes > 0 && seen.starts_from_savepoints > 0);
     }
 }

@@ -7,6 +7,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use thalweg::connector::{Calls, Sink, WriteAheadSink};
 use thalweg_tests::bank::{Bank, Call, Failing};
 use thalweg_tests::sink_stage::{Job, World, files, memory, two_phase, write_ahead};
+use thalweg_tests::support;
 
 /// Each rule as a test of each sink.
 macro_rules! rules {
@@ -615,13 +616,8 @@ fn live<S: Sink<Record = u64>>(world: World<S>, outside: &Outside, seed: u64, ta
 }
 
 fn try_seeds(seeds: u64, live: impl Fn(u64, &mut Tally)) {
-    let number = |name: &str| std::env::var(name).ok().map(|text| text.parse::<u64>().expect("a number"));
-    let seeds = match number("THALWEG_SEED") {
-        Some(seed) => seed..seed + 1,
-        None => 0..seeds * number("THALWEG_RUNS").unwrap_or(1),
-    };
     let mut tally = Tally::default();
-    for seed in seeds {
+    for seed in support::seeds(seeds) {
         let run = catch_unwind(AssertUnwindSafe(|| live(seed, &mut tally)));
         assert!(run.is_ok(), "replay with THALWEG_SEED={seed}");
     }

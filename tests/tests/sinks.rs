@@ -11,7 +11,7 @@ use thalweg::job::{EngineBuilder, Simulation, SimulationOptions};
 use thalweg::{Dataflow, Engine, RestartStrategy};
 use thalweg_storage::io::{CrashProfile, SimDisk};
 use thalweg_tests::bank::{Bank, Call, Failing};
-use thalweg_tests::support::{failure, outcome, small_engine, wait_until};
+use thalweg_tests::support::{self, failure, outcome, small_engine, wait_until};
 
 const RECORDS: u64 = 3_000;
 
@@ -207,12 +207,7 @@ fn a_blocked_commit_blocks_no_worker() {
 
 /// Runs `run` by `seeds` seeds, or by the one to replay.
 fn try_seeds(seeds: u64, run: impl Fn(u64)) {
-    let number = |name: &str| std::env::var(name).ok().map(|text| text.parse::<u64>().expect("a number"));
-    let seeds = match number("THALWEG_SEED") {
-        Some(seed) => seed..seed + 1,
-        None => 0..seeds * number("THALWEG_RUNS").unwrap_or(1),
-    };
-    for seed in seeds {
+    for seed in support::seeds(seeds) {
         println!("THALWEG_SEED={seed}");
         run(seed);
     }

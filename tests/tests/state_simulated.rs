@@ -12,6 +12,7 @@ use thalweg::job::{EngineBuilder, Simulation, SimulationOptions};
 use thalweg::{CheckpointMode, Dataflow, Engine, RestartStrategy};
 use thalweg_storage::io::{CrashProfile, SimDisk};
 use thalweg_tests::clicks::Random;
+use thalweg_tests::support;
 
 const SEEDS: u64 = 6;
 const RECORDS: u64 = 40_000;
@@ -102,13 +103,8 @@ fn run(seed: u64) -> Result<u64, String> {
 
 #[test]
 fn counts_are_exact_with_less_memory_than_state_whatever_order_reads_end_in() {
-    let number = |name: &str| std::env::var(name).ok().map(|text| text.parse::<u64>().expect("a number"));
-    let seeds = match number("THALWEG_SEED") {
-        Some(seed) => seed..seed + 1,
-        None => 0..SEEDS * number("THALWEG_RUNS").unwrap_or(1),
-    };
     let mut reads = 0;
-    for seed in seeds {
+    for seed in support::seeds(SEEDS) {
         reads += run(seed).unwrap_or_else(|error| panic!("THALWEG_SEED={seed}: {error}"));
         println!("seed {seed}: {reads} page reads so far");
     }

@@ -5,6 +5,7 @@
 use super::job::numbers_job;
 use super::post::{Acknowledgement, Post};
 use super::script::{News, Script};
+use crate::support;
 use std::collections::{BTreeMap, BTreeSet};
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::path::{Path, PathBuf};
@@ -17,6 +18,7 @@ use thalweg::job::{EngineBuilder, RestoreSettings, Simulation, SimulationOptions
 use thalweg::{CheckpointId, CheckpointMode, Dataflow, Engine, JobStatus, RestartStrategy, StopMode};
 use thalweg_storage::checkpoint::CheckpointStore;
 use thalweg_storage::fault::{Fault, with_fault};
+use thalweg_storage::inspect;
 use thalweg_storage::io::{CrashProfile, DiskHandle, SimDisk};
 use thalweg_storage::manifest::Manifest;
 
@@ -37,12 +39,7 @@ const SEEDS: u64 = 10;
 /// # Panics
 /// One fails; names the seed.
 pub fn seeds(case: impl Fn(u64)) {
-    let number = |name: &str| std::env::var(name).ok().map(|text| text.parse::<u64>().expect("a number"));
-    let range = match number("THALWEG_SEED") {
-        Some(seed) => seed..seed + 1,
-        None => 0..SEEDS * number("THALWEG_RUNS").unwrap_or(1),
-    };
-    for seed in range {
+    for seed in support::seeds(SEEDS) {
         if let Err(panic) = catch_unwind(AssertUnwindSafe(|| case(seed))) {
             eprintln!("THALWEG_SEED={seed} fails");
             resume_unwind(panic);
@@ -296,6 +293,22 @@ impl Trial {
         self.assert_output(self.script.total());
     }
 
+    /// Lets the job go on in a new process, and asserts that it does so from `checkpoint` and comes to its end.
+    pub fn goes_on_from(self, seed: u64, checkpoint: CheckpointId) {
+        let mut trial = self.again(engine(), seed, None).expect("the job starts again");
+        trial.until_running();
+        assert_eq!(trial.stats().restored, Some(checkpoint));
+        trial.finish();
+    }
+
+    /// Starts the job in a new process, and asserts that it ends by itself and that its output is that of `total` records.
+    pub fn ends_again(self, seed: u64, from: Option<&RestoreSettings>, total: u64) -> Self {
+        let mut trial = self.again(engine(), seed, from).expect("the job starts again");
+        trial.end().expect("the job finishes");
+        trial.assert_output(total);
+        trial
+    }
+
     /// Asserts that what is committed is the counts of `total` records.
     pub fn assert_output(&self, total: u64) {
         let mut counts: BTreeMap<u64, u64> = BTreeMap::new();
@@ -340,11 +353,10 @@ impl Trial {
         let disk = DiskHandle::new(image);
         let store = CheckpointStore::open_unlocked(disk.clone(), Path::new("/checkpoints"), "trial");
         let store = store.expect("the directory can be opened");
-        let manifest = store.latest().expect("the newest is readable").expect("there is one");
-        for subtask in manifest.operators.iter().flat_map(|operator| &operator.subtasks) {
-            let whole = thalweg_storage::snapshot::verify(&disk, store.dir(), &subtask.segments);
-            whole.expect("its segments are whole");
-        }
-        manifest.checkpoint
+        let id = store.latest().expect("the newest is readable").expect("there is one").checkpoint;
+        let newest = inspect::open(&disk, &store.dir().join(format!("chk-{id}"))).expect("it is still there");
+        let report = inspect::verify(&disk, &newest).expect("its directory can be listed");
+        assert!(report.problems.is_empty(), "{:?}", report.problems);
+        id
     }
 }

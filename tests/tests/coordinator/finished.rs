@@ -113,11 +113,7 @@ fn tasks_that_have_all_finished_take_part_in_checkpoints_and_savepoints() {
             assert_eq!(trial.record(checkpoint).unwrap().tasks.len(), 6);
             // A job that starts from either has nothing left to do, and commits nothing twice.
             let from = RestoreSettings::from_path(directory);
-            let mut trial = trial.again(engine(), seed, None).unwrap();
-            trial.end().unwrap();
-            let mut trial = trial.again(engine(), seed, Some(&from)).unwrap();
-            trial.end().unwrap();
-            trial.assert_output(total);
+            trial.ends_again(seed, None, total).ends_again(seed, Some(&from), total);
         });
     }
 }
@@ -130,10 +126,8 @@ fn a_process_that_dies_after_the_final_checkpoint_commits_it_on_restart() {
         (0..2).for_each(|split| trial.script.end(split));
         trial.until("the final checkpoint is complete", |trial| trial.stats().completed == 1);
         let total = trial.script.total();
-        let mut trial = trial.again(engine(), seed, None).unwrap();
-        trial.end().unwrap();
+        let trial = trial.ends_again(seed, None, total);
         assert_eq!(trial.stats().restored, Some(CheckpointId(1)));
-        trial.assert_output(total);
     });
 }
 

@@ -49,10 +49,7 @@ fn after_a_failed_publication_a_restart_continues_from_the_old_checkpoint() {
         trial.pass(Duration::from_millis(5));
         trial.disk.fail_next_in("MANIFEST", OpKind::Write, DiskFault::NoSpace);
         trial.failed_checkpoint();
-        let mut trial = trial.again(engine(), seed, None).unwrap();
-        trial.until_running();
-        assert_eq!(trial.stats().restored, Some(CheckpointId(1)));
-        trial.finish();
+        trial.goes_on_from(seed, CheckpointId(1));
     });
 }
 

@@ -42,9 +42,7 @@ fn a_drain_closes_every_operator_and_sends_its_last_records_before_the_savepoint
 
         // There is nothing left to do, for a job that starts from it neither.
         let from = RestoreSettings::from_path(&directory);
-        let mut trial = trial.again(engine(), seed, Some(&from)).unwrap();
-        trial.end().unwrap();
-        trial.assert_output(total);
+        trial.ends_again(seed, Some(&from), total);
     });
 }
 
@@ -60,10 +58,7 @@ fn a_suspension_closes_nothing_and_the_job_goes_on_from_it() {
         let manifest = savepoint(&trial, &directory);
         assert!(!manifest.operators.iter().flat_map(|operator| &operator.subtasks).any(|s| s.finished));
         trial.assert_output(trial.script.total());
-        let mut trial = trial.again(engine(), seed, None).unwrap();
-        trial.until_running();
-        assert_eq!(trial.stats().restored, Some(CheckpointId(1)));
-        trial.finish();
+        trial.goes_on_from(seed, CheckpointId(1));
     });
 }
 
@@ -200,10 +195,7 @@ fn a_process_that_dies_after_the_savepoint_of_a_stop_continues_from_it() {
         trial.pass(Duration::from_millis(5));
         let _answer = trial.ask_savepoint(Some(StopMode::Suspend));
         trial.until("the savepoint is complete", |trial| trial.stats().savepoints == 1);
-        let mut trial = trial.again(engine(), seed, None).unwrap();
-        trial.until_running();
-        assert_eq!(trial.stats().restored, Some(CheckpointId(2)));
-        trial.finish();
+        trial.goes_on_from(seed, CheckpointId(2));
     });
 }
 

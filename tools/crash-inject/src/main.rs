@@ -144,10 +144,14 @@ fn explore_images(options: &ImageOptions) -> ExitCode {
         }
         began.elapsed() < options.time_limit
     });
-    outcome.complaints.iter().for_each(|complaint| eprintln!("{complaint}"));
-    println!("{}, {} wrong", line(&outcome), outcome.complaints.len());
-    let is_good = outcome.complaints.is_empty() && outcome.distinct >= options.count;
-    if is_good { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+    verdict(&outcome.complaints, outcome.distinct >= options.count, &line(&outcome))
+}
+
+/// Says what a campaign came to: good is one that has reached its goal without a complaint.
+fn verdict(complaints: &[String], reached: bool, line: &str) -> ExitCode {
+    complaints.iter().for_each(|complaint| eprintln!("{complaint}"));
+    println!("{line}, {} wrong", complaints.len());
+    if complaints.is_empty() && reached { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
 fn explore_faults(options: &FaultOptions) -> Result<ExitCode, String> {
@@ -178,16 +182,13 @@ fn explore_faults(options: &FaultOptions) -> Result<ExitCode, String> {
         }
         began.elapsed() < options.time_limit
     });
-    outcome.complaints.iter().for_each(|complaint| eprintln!("{complaint}"));
     for (kind, met) in &outcome.tally.faults {
         println!("{kind:?}: met {} times, armed in {} lives", met.met, met.armed);
     }
-    println!("{}, {} wrong", line(&outcome), outcome.complaints.len());
     if let Some(path) = &options.json {
         write_json(path, &outcome)?;
     }
-    let is_good = outcome.complaints.is_empty() && outcome.disks >= options.count;
-    Ok(if is_good { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    Ok(verdict(&outcome.complaints, outcome.disks >= options.count, &line(&outcome)))
 }
 
 fn write_json(path: &std::path::Path, report: &impl serde::Serialize) -> Result<(), String> {
