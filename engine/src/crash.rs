@@ -21,6 +21,15 @@ pub const CRASH_POINTS: &[&str] = &[
     "report.received",
     "publish.before_manifest",
     "publish.after_manifest",
+    // A savepoint that the job goes on after, one that it stops with, one that it starts from.
+    "savepoint.before_id_given_back",
+    "savepoint.after_id_given_back",
+    "stop.suspended",
+    "stop.before_checkpoint",
+    "stop.ending",
+    "stop.finished",
+    "take_over.before_publish",
+    "take_over.after_publish",
     // Commands to the workers: triggers, ends of checkpoints.
     "broadcast.before",
     "broadcast.after_worker",
@@ -73,6 +82,30 @@ pub const CRASH_POINTS: &[&str] = &[
     "file_sink.before_remove",
     "file_sink.after_remove",
     "file_sink.after_recovery",
+    // The two-phase-commit sink: transactions that a checkpoint does not list are rolled back, others committed.
+    "two_phase.before_recovery",
+    "two_phase.before_recovered_abort",
+    "two_phase.after_recovered_abort",
+    "two_phase.after_recovery",
+    "two_phase.before_recovered_commit",
+    "two_phase.after_recovered_commit",
+    // The two-phase-commit sink: a transaction's life.
+    "two_phase.before_begin",
+    "two_phase.after_begin",
+    "two_phase.after_write",
+    "two_phase.before_pre_commit",
+    "two_phase.after_pre_commit",
+    "two_phase.before_commit",
+    "two_phase.after_commit",
+    "two_phase.before_abort",
+    "two_phase.after_abort",
+    // The write-ahead sink: markers are looked at, output is written with its marker.
+    "write_ahead.before_recovery",
+    "write_ahead.after_recovery",
+    "write_ahead.before_read_marker",
+    "write_ahead.found_marker",
+    "write_ahead.before_write",
+    "write_ahead.after_write",
 ];
 
 #[cfg(all(test, feature = "crash-points"))]

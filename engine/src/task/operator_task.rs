@@ -211,6 +211,7 @@ impl<B: Body> OperatorTask<B> {
                 self.awaits_commit_reported = false;
                 if self.stopping == Stopping::Suspended(checkpoint) {
                     self.stopping = Stopping::Ending;
+                    crash_point!("stop.ending");
                 }
             }
             TaskCommand::CommitFinal => self.parts.body.stage().commit_final()?,
@@ -258,6 +259,7 @@ impl<B: Body> OperatorTask<B> {
         if self.stopping == Stopping::Ending && self.phase != Phase::Finished {
             if self.parts.body.stage().is_committed() {
                 self.phase = Phase::Finished;
+                crash_point!("stop.finished");
                 self.parts.reports.report(Report::Finished(self.parts.attempt, self.parts.id));
             }
             return Ok(self.phase != before);

@@ -442,7 +442,9 @@ impl CheckpointStore {
         let mut result = Ok(());
         for entry in self.files.list(&self.shared)? {
             if names::is_scratch(&entry.name) && !entry.is_dir {
+                crash_point!("store.before_remove_scratch");
                 result = result.and(self.files.remove(&self.shared.join(&entry.name)));
+                crash_point!("store.after_remove_scratch");
             }
             let Some((attempt, checkpoint)) = names::parse_segment(&entry.name) else { continue };
             // A name that is the only trace of its ids must stay until a directory carries higher ones.
@@ -532,7 +534,9 @@ impl CheckpointStore {
         for entry in entries.iter().filter(|e| !e.is_dir && e.name != names::MANIFEST) {
             let path = format!("{name}/{}", entry.name);
             if self.retention.may_delete(&path, in_use) {
+                crash_point!("retention.before_remove_leftover");
                 result = result.and(self.files.remove(&self.dir.join(&path)));
+                crash_point!("retention.after_remove_leftover");
             }
         }
         result

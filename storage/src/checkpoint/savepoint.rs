@@ -80,7 +80,9 @@ pub fn find_snapshot(disk: &DiskHandle, path: &Path) -> Result<FoundSnapshot, St
         other => other?,
     };
     verify_channel_files(dir, &manifest)?;
+    crash_point!("restore.before_found_dir_sync");
     files.sync_dir(dir)?;
+    crash_point!("restore.after_found_dir_sync");
     let root = match (&manifest.origin, manifest.kind) {
         (Some(origin), _) => PathBuf::from(&origin.root),
         (None, ManifestKind::Savepoint) => dir.to_owned(),
@@ -165,15 +167,21 @@ pub fn dispose_savepoint(disk: &DiskHandle, path: &Path) -> Result<(), StoreErro
         return Err(StoreError::Incompatible(message));
     }
     let files = Files::new(disk.clone());
+    crash_point!("dispose.before_remove_manifest");
     files.remove(&dir.join(names::MANIFEST))?;
+    crash_point!("dispose.before_dir_sync");
     files.sync_dir(&dir)?;
+    crash_point!("dispose.after_dir_sync");
     let mut result = Ok(());
     for file in manifest.files() {
         result = result.and(files.remove(&dir.join(file)));
+        crash_point!("dispose.after_remove_file");
     }
     result?;
     if files.list(&dir)?.is_empty() {
+        crash_point!("dispose.before_remove_dir");
         files.remove_dir(&dir)?;
+        crash_point!("dispose.after_remove_dir");
     }
     Ok(())
 }
@@ -208,7 +216,9 @@ impl CheckpointStore {
     }
 
     fn savepoint_dir(&self, root: &Path, id: CheckpointId) -> Result<Option<PathBuf>, StoreError> {
+        crash_point!("savepoint.before_create_root");
         self.files.create_dir_durably(root)?;
+        crash_point!("savepoint.before_create_dir");
         let dir = root.join(names::savepoint_dir(&self.job, id));
         match self.files.create_dir(&dir) {
             Ok(()) => {}
@@ -217,7 +227,9 @@ impl CheckpointStore {
             }
             Err(error) => return Err(error),
         }
+        crash_point!("savepoint.before_dir_sync");
         self.files.sync_dir(root)?;
+        crash_point!("savepoint.after_dir_sync");
         Ok(Some(dir))
     }
 
@@ -247,14 +259,23 @@ impl CheckpointStore {
         let bytes = self.encode(manifest)?;
         let file_bytes = bytes.len() as u64;
         let (temporary, path) = (dir.join(names::MANIFEST_TEMPORARY), dir.join(names::MANIFEST));
+        crash_point!("savepoint.before_data_dir_sync");
         self.files.sync_dir(&dir)?;
+        crash_point!("savepoint.after_data_dir_sync");
         self.files.with_open(&temporary, OpenMode::CreateNew, |file| {
+            crash_point!("savepoint.after_create");
             file.write(bytes)?;
+            crash_point!("savepoint.after_write");
             file.sync_data()
         })?;
+        crash_point!("savepoint.before_rename");
         // From here on it may be complete, so it is not ours to delete.
         self.savepoints.remove(&id);
-        let renamed = self.files.rename(&temporary, &path).and_then(|()| self.files.sync_dir(&dir));
+        let renamed = self.files.rename(&temporary, &path).and_then(|()| {
+            crash_point!("savepoint.after_rename");
+            self.files.sync_dir(&dir)
+        });
+        crash_point!("savepoint.after_publish_dir_sync");
         match renamed {
             Ok(()) => Ok(file_bytes),
             Err(StoreError::Io { source, .. }) => {
@@ -270,7 +291,9 @@ impl CheckpointStore {
     /// # Errors
     /// [`StoreError::Io`]: some files are left.
     pub fn discard_savepoint(&mut self, id: CheckpointId) -> Result<(), StoreError> {
+        crash_point!("savepoint.before_give_up");
         self.give_up(id);
+        crash_point!("savepoint.after_give_up");
         let Some(dir) = self.savepoints.get(&id) else { return Ok(()) };
         let entries = match self.files.list(dir) {
             Err(StoreError::Io { source, .. }) if source.kind() == ErrorKind::NotFound => return Ok(()),
@@ -278,9 +301,13 @@ impl CheckpointStore {
         };
         let mut result = Ok(());
         for entry in entries.iter().filter(|entry| !entry.is_dir) {
+            crash_point!("savepoint.before_remove_file");
             result = result.and(self.files.remove(&dir.join(&entry.name)));
         }
-        result.and(self.files.remove_dir(dir))
+        crash_point!("savepoint.before_remove_dir");
+        let result = result.and(self.files.remove_dir(dir));
+        crash_point!("savepoint.after_remove_dir");
+        result
     }
 
     /// The checkpoint under which this job takes over `found`, to be published once a restore from it has worked. Ids rise
@@ -307,7 +334,9 @@ impl CheckpointStore {
         manifest.kind = ManifestKind::Checkpoint;
         manifest.job.clone_from(&self.job);
         self.raise(manifest.checkpoint, manifest.attempt);
+        crash_point!("take_over.before_begin");
         manifest.checkpoint = self.begin()?;
+        crash_point!("take_over.after_begin");
         Ok(manifest)
     }
 
@@ -332,9 +361,11 @@ impl CheckpointStore {
         if self.claims.values().any(|other| *other == dir) {
             return;
         }
+        crash_point!("claim.before_dispose");
         if let Err(error) = self.dispose_original(&dir) {
             tracing::warn!(%error, path = %dir.display(), "a claimed savepoint or checkpoint stays");
         }
+        crash_point!("claim.after_dispose");
     }
 
     fn dispose_original(&self, dir: &Path) -> Result<(), StoreError> {

@@ -4,8 +4,11 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 /// The jobs of the workspace that follow the contract: name, package, and what else building them takes.
-const JOBS: [(&str, &str, &[&str]); 2] =
-    [("clicks", "thalweg", &["--all-features"]), ("sessions", "crash-inject", &["--all-features"])];
+const JOBS: [(&str, &str, &[&str]); 3] = [
+    ("clicks", "thalweg", &["--all-features"]),
+    ("sessions", "crash-inject", &["--all-features"]),
+    ("transfers", "crash-inject", &["--all-features"]),
+];
 
 /// All crash points of the engine and of its storage, in the order of their declaration.
 pub fn points() -> Vec<String> {

@@ -68,7 +68,8 @@ struct ImageOptions {
 
 #[derive(Args)]
 struct RunOptions {
-    /// The job: a binary that follows the contract in tools/crash-inject/README.md, or `clicks` or `sessions`, which are built.
+    /// The job: a binary that follows the contract in tools/crash-inject/README.md, or `clicks`, `sessions`
+    /// or `transfers`, which are built.
     #[arg(long, default_value = "clicks")]
     job: String,
     /// Where to kill.

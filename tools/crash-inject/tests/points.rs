@@ -15,6 +15,8 @@ const CHECKPOINT_DIRECTORY: &[&str] = &[
     "store.after_create_dirs",
     "store.after_lock",
     "store.after_scan",
+    "store.before_remove_scratch",
+    "store.after_remove_scratch",
     "store.after_sweep",
     "attempt.before_create_dir",
     "attempt.before_dir_sync",
@@ -35,6 +37,8 @@ const CHECKPOINT_DIRECTORY: &[&str] = &[
     "retention.after_dir_sync",
     "retention.before_remove_file",
     "retention.after_remove_file",
+    "retention.before_remove_leftover",
+    "retention.after_remove_leftover",
     "retention.before_remove_dir",
     "retention.after_remove_dir",
     "restore.before_read_manifest",
@@ -137,6 +141,71 @@ const OUTPUT: &[&str] = &[
     "file_sink.after_recovery",
 ];
 
+/// Savepoints: taken, given up, disposed of, claimed; jobs that stop with one and start from one.
+const SAVEPOINTS: &[&str] = &[
+    "savepoint.before_create_root",
+    "savepoint.before_create_dir",
+    "savepoint.before_dir_sync",
+    "savepoint.after_dir_sync",
+    "savepoint.before_data_dir_sync",
+    "savepoint.after_data_dir_sync",
+    "savepoint.after_create",
+    "savepoint.after_write",
+    "savepoint.before_rename",
+    "savepoint.after_rename",
+    "savepoint.after_publish_dir_sync",
+    "savepoint.before_give_up",
+    "savepoint.after_give_up",
+    "savepoint.before_remove_file",
+    "savepoint.before_remove_dir",
+    "savepoint.after_remove_dir",
+    "dispose.before_remove_manifest",
+    "dispose.before_dir_sync",
+    "dispose.after_dir_sync",
+    "dispose.after_remove_file",
+    "dispose.before_remove_dir",
+    "dispose.after_remove_dir",
+    "restore.before_found_dir_sync",
+    "restore.after_found_dir_sync",
+    "take_over.before_begin",
+    "take_over.after_begin",
+    "claim.before_dispose",
+    "claim.after_dispose",
+    "savepoint.before_id_given_back",
+    "savepoint.after_id_given_back",
+    "stop.suspended",
+    "stop.before_checkpoint",
+    "stop.ending",
+    "stop.finished",
+    "take_over.before_publish",
+    "take_over.after_publish",
+];
+
+/// Sinks to outside systems.
+const OUTSIDE_SYSTEMS: &[&str] = &[
+    "two_phase.before_recovery",
+    "two_phase.before_recovered_abort",
+    "two_phase.after_recovered_abort",
+    "two_phase.after_recovery",
+    "two_phase.before_recovered_commit",
+    "two_phase.after_recovered_commit",
+    "two_phase.before_begin",
+    "two_phase.after_begin",
+    "two_phase.after_write",
+    "two_phase.before_pre_commit",
+    "two_phase.after_pre_commit",
+    "two_phase.before_commit",
+    "two_phase.after_commit",
+    "two_phase.before_abort",
+    "two_phase.after_abort",
+    "write_ahead.before_recovery",
+    "write_ahead.after_recovery",
+    "write_ahead.before_read_marker",
+    "write_ahead.found_marker",
+    "write_ahead.before_write",
+    "write_ahead.after_write",
+];
+
 /// No campaign here takes so long, however busy the machine; one that does has not reached its goal.
 const TIME_LIMIT: Duration = Duration::from_secs(1_800);
 
@@ -144,10 +213,10 @@ fn seed() -> u64 {
     std::env::var("THALWEG_SEED").map_or(1, |seed| seed.parse().expect("THALWEG_SEED is a number"))
 }
 
-fn every_point_is_reached_and_recovered_from(points: &[&str]) {
+fn every_point_is_reached_and_recovered_from(job: &str, points: &[&str]) {
     let state = tempfile::tempdir().expect("a temporary directory");
     let orders = Orders {
-        job: jobs::find("sessions").expect("the job is built"),
+        job: jobs::find(job).expect("the job is built"),
         kind: Kind::Points,
         goal: 1,
         seed: seed(),
@@ -169,27 +238,38 @@ fn every_point_is_reached_and_recovered_from(points: &[&str]) {
 
 #[test]
 fn a_kill_at_any_point_of_the_checkpoint_directory_leaves_every_row_exactly_once() {
-    every_point_is_reached_and_recovered_from(CHECKPOINT_DIRECTORY);
+    every_point_is_reached_and_recovered_from("sessions", CHECKPOINT_DIRECTORY);
 }
 
 #[test]
 fn a_kill_at_any_point_of_keyed_state_leaves_every_row_exactly_once() {
-    every_point_is_reached_and_recovered_from(KEYED_STATE);
+    every_point_is_reached_and_recovered_from("sessions", KEYED_STATE);
 }
 
 #[test]
 fn a_kill_at_any_point_of_coordination_leaves_every_row_exactly_once() {
-    every_point_is_reached_and_recovered_from(COORDINATION);
+    every_point_is_reached_and_recovered_from("sessions", COORDINATION);
 }
 
 #[test]
 fn a_kill_at_any_point_of_the_output_leaves_every_row_exactly_once() {
-    every_point_is_reached_and_recovered_from(OUTPUT);
+    every_point_is_reached_and_recovered_from("sessions", OUTPUT);
+}
+
+#[test]
+fn a_kill_at_any_point_of_savepoints_leaves_every_row_exactly_once() {
+    every_point_is_reached_and_recovered_from("transfers", SAVEPOINTS);
+}
+
+#[test]
+fn a_kill_at_any_point_of_sinks_to_outside_systems_leaves_every_row_exactly_once() {
+    every_point_is_reached_and_recovered_from("transfers", OUTSIDE_SYSTEMS);
 }
 
 #[test]
 fn each_declared_point_is_in_one_table() {
-    let tables = [CHECKPOINT_DIRECTORY, KEYED_STATE, COORDINATION, OUTPUT].concat();
+    let tables =
+        [CHECKPOINT_DIRECTORY, KEYED_STATE, COORDINATION, OUTPUT, SAVEPOINTS, OUTSIDE_SYSTEMS].concat();
     let tested: BTreeSet<String> = tables.iter().map(|point| (*point).to_owned()).collect();
     assert_eq!(tested.len(), tables.len());
     assert_eq!(tested, jobs::points().into_iter().collect());

@@ -253,14 +253,18 @@ impl<S: TwoPhaseCommitSink> Sink for TwoPhaseSink<S> {
         }
         let mut inner = self.inner.clone();
         inner.open(&context)?;
+        crash_point!("two_phase.before_recovery");
         for id in inner.list_prepared(prefix.as_str())? {
             if let Some(id) = prefix.parse(&id)
                 && is_own(id.subtask())
                 && !listed.contains(id.as_str())
             {
+                crash_point!("two_phase.before_recovered_abort");
                 inner.recover_and_abort(&id)?;
+                crash_point!("two_phase.after_recovered_abort");
             }
         }
+        crash_point!("two_phase.after_recovery");
         let session = Session::new(inner, TransactionIds::new(&prefix, &context));
         let (helpers, waker) = (self.helpers.clone(), Arc::clone(&context.waker));
         let calls = Blocking::start(session, Session::close, self.calls, context.subtask, helpers, waker)?;

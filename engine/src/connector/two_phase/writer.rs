@@ -95,20 +95,25 @@ impl<S: TwoPhaseCommitSink> Session<S> {
         for record in records {
             if self.open.is_none() {
                 let id = self.ids.next();
+                crash_point!("two_phase.before_begin");
                 let transaction = self.inner.begin(&id)?;
+                crash_point!("two_phase.after_begin");
                 self.open = Some((id, transaction));
             }
             if let Some((_, transaction)) = &mut self.open {
                 self.inner.write(transaction, record)?;
             }
         }
+        crash_point!("two_phase.after_write");
         Ok(())
     }
 
     fn pre_commit(&mut self) -> Result<Option<Vec<u8>>, BoxError> {
         let Some((id, transaction)) = self.open.take() else { return Ok(None) };
         let mut committable = Vec::new();
+        crash_point!("two_phase.before_pre_commit");
         self.inner.pre_commit(&id, transaction)?.encode(&mut committable);
+        crash_point!("two_phase.after_pre_commit");
         let mut bytes = vec![VERSION];
         let prepared = Prepared { id: id.as_str().to_owned(), subtask: id.subtask(), committable };
         prepared.encode(&mut bytes);
@@ -117,19 +122,26 @@ impl<S: TwoPhaseCommitSink> Session<S> {
 
     fn commit(&mut self, committable: &Committable, restored: bool) -> Result<(), CommitError> {
         let (id, committable) = read_committable(committable).map_err(CommitError::lost)?;
-        match restored {
-            true => self.inner.recover_and_commit(&id, &committable),
-            false => self.inner.commit(&id, &committable),
+        if restored {
+            crash_point!("two_phase.before_recovered_commit");
+            self.inner.recover_and_commit(&id, &committable)?;
+            crash_point!("two_phase.after_recovered_commit");
+        } else {
+            crash_point!("two_phase.before_commit");
+            self.inner.commit(&id, &committable)?;
+            crash_point!("two_phase.after_commit");
         }
+        Ok(())
     }
 
     /// Rolls back the open transaction; what is pre-committed stays.
     pub fn close(&mut self) {
-        if let Some((id, transaction)) = self.open.take()
-            && let Err(error) = self.inner.abort(&id, transaction)
-        {
+        let Some((id, transaction)) = self.open.take() else { return };
+        crash_point!("two_phase.before_abort");
+        if let Err(error) = self.inner.abort(&id, transaction) {
             tracing::warn!(transaction = %id, %error, "a transaction could not be rolled back; the next start does it");
         }
+        crash_point!("two_phase.after_abort");
     }
 }
 

@@ -200,6 +200,7 @@ impl<S: WriteAheadStore> Sink for WriteAheadSink<S> {
         }
         let mut store = self.store.clone();
         store.open(&context)?;
+        crash_point!("write_ahead.before_recovery");
         let mut own_run = None;
         for (state, _) in restored {
             let WriteAheadState { subtask, run, epoch } = state;
@@ -213,6 +214,7 @@ impl<S: WriteAheadStore> Sink for WriteAheadSink<S> {
                 _ => {}
             }
         }
+        crash_point!("write_ahead.after_recovery");
         let run = own_run.unwrap_or_else(|| RandomState::new().hash_one(context.attempt.0));
         let (subtask, waker) = (context.subtask, Arc::clone(&context.waker));
         let session = Session::new(store, context.job, context.uid);

@@ -68,13 +68,19 @@ impl<S: WriteAheadStore> Session<S> {
         let key = MarkerKey { job: Arc::clone(&self.job), uid: Arc::clone(&self.uid), subtask, run };
         let written = match self.markers.remove(&(subtask, run)) {
             Some(known) => known,
-            None => self.store.last_epoch(&key).map_err(CommitError::Retry)?,
+            None => {
+                crash_point!("write_ahead.before_read_marker");
+                self.store.last_epoch(&key).map_err(CommitError::Retry)?
+            }
         };
         if written.is_some_and(|written| written >= epoch) {
+            crash_point!("write_ahead.found_marker");
             self.markers.insert((subtask, run), written);
             return Ok(());
         }
+        crash_point!("write_ahead.before_write");
         self.store.write_epoch(&key, epoch, records)?;
+        crash_point!("write_ahead.after_write");
         self.markers.insert((subtask, run), Some(epoch));
         Ok(())
     }

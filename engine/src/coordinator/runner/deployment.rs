@@ -111,10 +111,12 @@ impl Runner {
         let core = &self.core;
         let in_use = |path: &str| core.in_use(path);
         let settled = built.and_then(|deployment| {
+            crash_point!("take_over.before_publish");
             // Older checkpoints stay until one of this run completes.
             let published = backend.publish(manifest, usize::MAX, &in_use).map_err(|error| {
                 Event::DeployFailed { fatal: !error.may_pass(), message: error.to_string() }
             });
+            crash_point!("take_over.after_publish");
             published.map(|_| deployment)
         });
         match &settled {

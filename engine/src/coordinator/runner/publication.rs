@@ -55,15 +55,18 @@ impl Runner {
             tracing::info!(job = self.job, savepoint = %dir.display(), "a savepoint is complete");
             if stop.is_none() || broken!(StopLeavesNoCheckpoint) {
                 let core = &self.core;
+                crash_point!("savepoint.before_id_given_back");
                 if let Err(error) = backend.discard(id, &[], &|path| core.in_use(path)) {
                     tracing::warn!(job = self.job, %error, "the directory of a savepoint's id remains");
                 }
+                crash_point!("savepoint.after_id_given_back");
                 return Some(Event::Published(id));
             }
             // Sinks commit what it lists, so from now on the job must go on from it and from nothing older.
             let text = dir.to_string_lossy().into_owned();
             manifest.kind = ManifestKind::Checkpoint;
             manifest.origin = Some(Origin { root: text.clone(), dir: text, claimed: false });
+            crash_point!("stop.before_checkpoint");
         }
         let core = &self.core;
         Some(match backend.publish(&manifest, self.retained, &|path| core.in_use(path)) {

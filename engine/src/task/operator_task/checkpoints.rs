@@ -150,6 +150,7 @@ impl<B: Body> OperatorTask<B> {
         }
         if trigger.kind.stop() == Some(StopMode::Suspend) && !finished {
             self.stopping = Stopping::Suspended(checkpoint);
+            crash_point!("stop.suspended");
         }
         let heard = self.aligning.take().filter(|(id, _)| *id == checkpoint).map_or(now, |(_, at)| at);
         self.parts.gate.snapshotted(checkpoint);
