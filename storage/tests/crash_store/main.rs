@@ -6,5 +6,6 @@
 
 mod support;
 mod points;
+mod lives;
 mod random;
 mod damage;

@@ -1,207 +1,25 @@
-//! Random lives of a store: changes, checkpoints, failing operations, restarts and crashes, in any order.
-//!
-//! A power loss comes at any disk operation: the disk stops there, whatever the store is doing runs into it, and only then is
-//! it decided what the disk has kept.
+//! Many random lives of stores, on each backend and on both in turn.
 
-use super::support::*;
-use std::sync::{Arc, Mutex};
-use thalweg_storage::io::{CrashProfile, Fault, OpKind, SimDisk};
-use thalweg_storage::store::{BackendChoice, Progress, Store};
+use super::lives::{Account, live};
+use super::support::{new_disk, seeds};
+use thalweg_storage::store::BackendChoice;
 
-const KEYS: usize = 300;
-const STEPS: usize = 60;
-
-/// What happened in all lives.
-#[derive(Debug, Default)]
-struct Account {
-    checkpoints: usize,
-    failures: usize,
-    crashes: usize,
-    restarts: usize,
-    newer_than_acknowledged: usize,
-}
-
-struct Life<'a> {
-    disk: Arc<SimDisk>,
-    random: Random,
-    backends: &'a [BackendChoice],
-    flavor: Flavor,
-    oracle: Mutex<Oracle>,
-    model: Model,
-    store: Option<Store<State>>,
-    /// Something may fail: an operation was made to, or a sync has failed, after which the store must be opened again.
-    troubled: bool,
-    /// A sync has failed since the last crash, so the disk believes durable what is not.
-    sync_failed: bool,
-    account: Account,
-}
-
-impl Life<'_> {
-    fn store(&mut self) -> &mut Store<State> {
-        self.store.as_mut().expect("the store is open")
+impl Account {
+    fn add(&mut self, other: Account) {
+        self.checkpoints += other.checkpoints;
+        self.failures += other.failures;
+        self.crashes += other.crashes;
+        self.restarts += other.restarts;
+        self.newer_than_acknowledged += other.newer_than_acknowledged;
     }
-
-    /// Opens the store and compares it with what it may be.
-    fn open(&mut self) {
-        self.flavor = Flavor {
-            backend: self.backends[self.random.below(self.backends.len())],
-            memory_bytes: [None, Some(4 << 10), Some(64 << 10)][self.random.below(3)],
-            retained: 1 + self.random.below(3),
-        };
-        let mut attempts = 0;
-        let mut store = loop {
-            match open(self.disk.clone(), self.flavor) {
-                Ok(store) => break store,
-                // Faults that were meant for a checkpoint wear out.
-                Err(error) => assert!(self.troubled && attempts < 20, "opening: {error}"),
-            }
-            attempts += 1;
-        };
-        if self.flavor.memory_bytes.is_some() {
-            self.disk.disarm();
-        }
-        self.troubled = attempts > 0 || self.disk.armed_faults() > 0;
-        let (latest, found) = (store.latest(), content(&mut store));
-        let mut oracle = self.oracle.lock().unwrap();
-        oracle.check(latest, &found, &|| "a restart".to_owned());
-        if latest > oracle.acknowledged {
-            self.account.newer_than_acknowledged += 1;
-            // Whoever has seen it relies on it; only where a sync has failed can the store not make it durable.
-            if !self.sync_failed {
-                oracle.acknowledged(latest.expect("newer than something"));
-            }
-        }
-        drop(oracle);
-        self.model = found;
-        self.store = Some(store);
-    }
-
-    fn step(&mut self) {
-        match self.random.below(16) {
-            0..6 => {
-                let steps = self.random.below(120);
-                let store = self.store.as_mut().expect("the store is open");
-                change(&mut self.random, store, &mut self.model, KEYS, steps);
-            }
-            6..11 => self.checkpoint(),
-            11 => self.cancelled_checkpoint(),
-            12 => {
-                let kinds =
-                    [OpKind::Write, OpKind::SyncData, OpKind::SyncDir, OpKind::Rename, OpKind::CreateDir];
-                let others = [OpKind::Remove, OpKind::RemoveDir, OpKind::List, OpKind::Open];
-                // A table larger than memory opens files whenever it is used.
-                let count = kinds.len() + others.len() - usize::from(self.flavor.memory_bytes.is_some());
-                let kind = *kinds.iter().chain(&others).nth(self.random.below(count)).expect("one of them");
-                let fault = if self.random.one_in(2) { Fault::Io } else { Fault::NoSpace };
-                self.disk.fail_after(kind, self.random.below(6) as u64, fault);
-                self.sync_failed |= matches!(kind, OpKind::SyncData | OpKind::SyncDir);
-                self.troubled = true;
-            }
-            13 => {
-                assert!(content(self.store.as_mut().expect("the store is open")) == self.model);
-            }
-            14 => {
-                self.account.restarts += 1;
-                self.store = None;
-                self.open();
-            }
-            _ => self.crash(),
-        }
-    }
-
-    fn checkpoint(&mut self) {
-        let keys = self.random.one_in(2).then_some(KEYS);
-        let store = self.store.as_mut().expect("the store is open");
-        match take_checkpoint(store, &mut self.model, &self.oracle, &mut self.random, keys) {
-            Ok(_) => self.account.checkpoints += 1,
-            Err(error) => {
-                assert!(self.troubled, "a checkpoint fails for a reason: {error}");
-                self.account.failures += 1;
-            }
-        }
-    }
-
-    fn cancelled_checkpoint(&mut self) {
-        let Ok(id) = self.store().begin_checkpoint() else { return assert!(self.troubled) };
-        self.oracle.lock().unwrap().begun(id, &self.model);
-        let slices = self.random.below(30);
-        for _ in 0..slices {
-            match self.store().advance(16) {
-                Ok(Progress::Completed(id)) => return self.oracle.lock().unwrap().acknowledged(id),
-                Ok(Progress::Waits) => self.store().wait(),
-                Ok(_) => {}
-                Err(error) => {
-                    assert!(self.troubled, "a checkpoint fails for a reason: {error}");
-                    return self.oracle.lock().unwrap().failed(id, &error);
-                }
-            }
-        }
-        self.store().cancel_checkpoint();
-        self.oracle.lock().unwrap().cancelled(id);
-    }
-
-    /// Stops the disk at some operation, perhaps far off, and loses power.
-    fn crash(&mut self) {
-        self.account.crashes += 1;
-        self.disk.stop_after(self.disk.op_count() + self.random.below(60));
-        self.troubled = true;
-        // Without a disk, a table larger than memory cannot be used.
-        let keys = (self.flavor.memory_bytes.is_none() && self.random.one_in(2)).then_some(KEYS);
-        let store = self.store.as_mut().expect("the store is open");
-        match self.random.below(3) {
-            0 => {}
-            1 => _ = store.savepoint(format!("/data/saved-{}", self.account.crashes)),
-            _ => _ = take_checkpoint(store, &mut self.model, &self.oracle, &mut self.random, keys),
-        }
-        let profiles =
-            [CrashProfile::KeepAll, CrashProfile::LoseAll, CrashProfile::Prefix, CrashProfile::Weak];
-        let profile = profiles[self.random.below(4)];
-        self.disk.crash_with(profile, self.random.next());
-        // What is left of the process touches the disk no more: its handles are those of the machine before.
-        self.disk.stop_after(0);
-        self.store = None;
-        self.disk.crash_with(CrashProfile::KeepAll, 0);
-        (self.troubled, self.sync_failed) = (false, false);
-        self.open();
-    }
-}
-
-fn live(seed: u64, backends: &[BackendChoice]) -> Account {
-    let mut life = Life {
-        disk: new_disk(),
-        random: Random(seed),
-        backends,
-        flavor: Flavor { backend: backends[0], memory_bytes: None, retained: 1 },
-        oracle: Mutex::default(),
-        model: Model::default(),
-        store: None,
-        troubled: false,
-        sync_failed: false,
-        account: Account::default(),
-    };
-    life.open();
-    for _ in 0..STEPS {
-        life.step();
-    }
-    life.store = None;
-    life.disk.crash_with(CrashProfile::LoseAll, 0);
-    let oracle = life.oracle.lock().unwrap();
-    recover_and_go_on(&life.disk, life.flavor, &oracle, &|| "at the end".to_owned());
-    drop(oracle);
-    life.account
 }
 
 fn live_many(seeds_wanted: usize, backends: &[BackendChoice]) {
     let mut sum = Account::default();
     let seeds = seeds(seeds_wanted);
     for seed in &seeds {
-        let life = std::panic::catch_unwind(|| live(*seed, backends));
-        let account = life.unwrap_or_else(|_| panic!("{backends:?}: replay with THALWEG_SEED={seed}"));
-        sum.checkpoints += account.checkpoints;
-        sum.failures += account.failures;
-        sum.crashes += account.crashes;
-        sum.restarts += account.restarts;
-        sum.newer_than_acknowledged += account.newer_than_acknowledged;
+        let life = std::panic::catch_unwind(|| live(new_disk(), *seed, backends));
+        sum.add(life.unwrap_or_else(|_| panic!("{backends:?}: replay with THALWEG_SEED={seed}")));
     }
     println!("{backends:?}, {} seeds: {sum:?}", seeds.len());
     if seeds.len() > 1 {

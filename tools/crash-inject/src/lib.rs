@@ -13,5 +13,6 @@ pub mod run;
 pub mod report;
 pub mod jobs;
 mod simulated;
+mod stores;
 pub mod images;
 pub mod faults;

@@ -27,13 +27,13 @@ enum Command {
     Run(RunOptions),
     /// Simulates lives of stores and of whole jobs, and recovers what a loss of power may leave of them at any moment.
     Images(ImageOptions),
-    /// Simulates lives of whole jobs with failing disks, clocks and user code, and judges what comes of it.
+    /// Simulates lives of whole jobs and of stores with failing disks, clocks and user code, and judges what comes of it.
     Faults(FaultOptions),
 }
 
 #[derive(Args)]
 struct FaultOptions {
-    /// Disks, on each of which a job lives until it has finished.
+    /// Disks, on each of which a job lives until it has finished, or a store.
     #[arg(long, default_value_t = 10_000)]
     count: u64,
     /// The first disk's seed; the others follow.
@@ -165,12 +165,12 @@ fn explore_faults(options: &FaultOptions) -> Result<ExitCode, String> {
         }
     }));
     let line = |outcome: &faults::Outcome| {
-        let faults::Tally { lives, restarts, failed, crashed, failed_checkpoints, audit, .. } =
+        let faults::Tally { stores, lives, restarts, failed, crashed, failed_checkpoints, audit, .. } =
             &outcome.tally;
         let Audit { lost, duplicated, out_of_order, corrupt } = audit;
         let met: u64 = outcome.tally.faults.values().map(|met| met.met).sum();
         format!(
-            "{} disks, {lives} lives, {met} faults met, {restarts} restarts, {failed} failed and said why, {crashed} \
+            "{} disks, {stores} of stores, {lives} lives of jobs, {met} faults met, {restarts} restarts, {failed} failed and said why, {crashed} \
              crashed, {failed_checkpoints} failed checkpoints, {lost} lost, {duplicated} duplicated, {out_of_order} out of \
              order, {corrupt} corrupt, {:.0?}",
             outcome.disks,
@@ -184,7 +184,7 @@ fn explore_faults(options: &FaultOptions) -> Result<ExitCode, String> {
         began.elapsed() < options.time_limit
     });
     for (kind, met) in &outcome.tally.faults {
-        println!("{kind:?}: met {} times, armed in {} lives", met.met, met.armed);
+        println!("{kind:?}: met {} times, armed in {} lives of jobs", met.met, met.armed);
     }
     if let Some(path) = &options.json {
         write_json(path, &outcome)?;

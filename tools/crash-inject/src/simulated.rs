@@ -24,7 +24,7 @@ pub(crate) const RATE: f64 = 150_000.0;
 pub(crate) const STEPS_MAX: u64 = 400_000;
 pub(crate) const JOB: &str = "job";
 const CHECKPOINTS: &str = "/checkpoints";
-pub(crate) const OUTPUT: &str = "/output";
+const OUTPUT: &str = "/output";
 
 /// Settings that vary; state lives on the log backend, with little memory, or in hash maps.
 pub(crate) fn builder(log: bool, random: &mut Random) -> EngineBuilder {

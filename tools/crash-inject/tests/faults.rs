@@ -70,8 +70,8 @@ fn several_faults_at_once_cost_no_row_and_the_same_seed_gives_the_same_lives() {
     let outcome = explore(1, 90, |_| true);
     assert_eq!(outcome.complaints, Vec::<String>::new());
     assert_eq!(outcome.disks, 90);
-    let Tally { restarts, failed, crashed, failed_checkpoints, .. } = &outcome.tally;
-    assert!([*restarts, *failed, *crashed, *failed_checkpoints].iter().all(|count| *count > 0));
+    let Tally { stores, restarts, failed, crashed, failed_checkpoints, .. } = &outcome.tally;
+    assert!([*stores, *restarts, *failed, *crashed, *failed_checkpoints].iter().all(|count| *count > 0));
     let again = explore(1, 90, |_| true);
     assert_eq!(again.tally, outcome.tally);
 }

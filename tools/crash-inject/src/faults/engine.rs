@@ -8,7 +8,7 @@
 //! - a job that finishes has written every count of every key, exactly once and in order.
 
 use super::mined::{MinedMap, MinedSink, Mines, Place, SAYING};
-use super::{Kind, Tally};
+use super::{Kind, Tally, count_disk_faults};
 use crate::random::Random;
 use crate::simulated::{self, JOB, STEPS_MAX, count_of, judge_output, latest_whole};
 use std::collections::BTreeMap;
@@ -19,7 +19,7 @@ use thalweg::operator::Collector;
 use thalweg::operators::KeyedContext;
 use thalweg::state::{ListState, ListStateDescriptor, ValueState, ValueStateDescriptor};
 use thalweg::{Dataflow, EngineBuilder, JobStatus, RestartStrategy};
-use thalweg_storage::io::{CrashProfile, Fault, OpKind, OpRecord, SimDisk};
+use thalweg_storage::io::{CrashProfile, Fault, OpKind, SimDisk};
 
 /// Lives with faults on one disk; one without follows.
 const FAULTY_LIVES: u64 = 3;
@@ -201,9 +201,6 @@ impl Life<'_> {
                 let left = match end {
                     // As it is: nothing is lost.
                     End::Finished => Arc::clone(&disk),
-                    // The process is gone, what the kernel has is not. A loss of power would be too much: a rename whose sync
-                    // has failed is lost with it, although the sink's next sync of the directory succeeds.
-                    _ if output_sync_failed(&disk) => simulation.crash(CrashProfile::KeepAll, 0),
                     // All that the kernel has is gone, or some of it.
                     End::Failed(_) | End::Stopped => {
                         let profiles = [CrashProfile::KeepAll, CrashProfile::Weak, CrashProfile::LoseAll];
@@ -406,28 +403,6 @@ const PANICS: [(Kind, &[Place]); 5] = [
     (Kind::PanicInSink, &[Place::Write]),
     (Kind::PanicInCommit, &[Place::Commit]),
 ];
-
-/// True where a sync of the directory of the output has failed.
-fn output_sync_failed(disk: &SimDisk) -> bool {
-    let failed =
-        |op: &OpRecord| op.kind == OpKind::SyncDir && !op.ok && op.path.starts_with(simulated::OUTPUT);
-    disk.op_log().iter().any(failed)
-}
-
-fn count_disk_faults(disk: &SimDisk, met: &mut BTreeMap<Kind, u64>) {
-    for ((operation, fault), count) in disk.met_faults() {
-        let kind = match (operation, fault) {
-            (OpKind::SyncData | OpKind::SyncDir, Fault::Io) => Kind::SyncError,
-            (OpKind::Write, Fault::Io) => Kind::WriteError,
-            (OpKind::Read, Fault::Io) => Kind::ReadError,
-            (_, Fault::Io) => Kind::MetadataError,
-            (_, Fault::NoSpace) => Kind::NoSpace,
-            (_, Fault::Short) => Kind::ShortRead,
-            (_, Fault::Torn) => Kind::TornWrite,
-        };
-        *met.entry(kind).or_default() += count;
-    }
-}
 
 /// True where an error tells of a fault of this kind.
 fn names(error: &str, kind: Kind) -> bool {

@@ -1,5 +1,5 @@
 //! Disks, clocks and user code that fail, in simulation: lives of whole jobs that meet such faults, restart by their
-//! strategy or fail for good, and go on from what is left.
+//! strategy or fail for good, and go on from what is left; and lives of stores without an engine.
 //!
 //! Always true:
 //! - a life is decided by its seed alone;
@@ -7,6 +7,7 @@
 
 mod engine;
 mod mined;
+mod store;
 
 pub use engine::FaultyLife;
 
@@ -14,6 +15,7 @@ use crate::contract::Audit;
 use serde::Serialize;
 use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use thalweg_storage::io::{Fault, OpKind, SimDisk};
 
 /// What can go wrong.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
@@ -75,7 +77,7 @@ impl Kind {
 /// How often a kind of fault came about.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Met {
-    /// Lives in which it was armed.
+    /// Lives of jobs in which it was armed.
     pub armed: u64,
     /// How often it struck.
     pub met: u64,
@@ -86,6 +88,8 @@ pub struct Met {
 pub struct Tally {
     /// By kind.
     pub faults: BTreeMap<Kind, Met>,
+    /// Stores, each of which lived on a disk of its own.
+    pub stores: u64,
     /// Jobs that were started, again on the same disk included.
     pub lives: u64,
     /// Of these, those that ended with all of their input processed.
@@ -117,6 +121,7 @@ impl Tally {
             own.armed += met.armed;
             own.met += met.met;
         }
+        self.stores += other.stores;
         self.lives += other.lives;
         self.finished += other.finished;
         self.failed += other.failed;
@@ -140,7 +145,7 @@ impl Tally {
 pub struct Outcome {
     /// The first disk's seed.
     pub seed: u64,
-    /// Disks, on each of which a job lived until it had finished.
+    /// Disks, on each of which a store lived, or a job until it had finished.
     pub disks: u64,
     /// Sums over all of them.
     #[serde(flatten)]
@@ -152,15 +157,20 @@ pub struct Outcome {
 /// Complaints after which a campaign ends.
 const COMPLAINTS_MAX: usize = 20;
 
-/// Jobs on `count` disks, by the seeds from `seed` on, while `go_on` says so.
+/// One seed in so many is that of a store's life.
+const STORES_ONE_IN: u64 = 8;
+
+/// Jobs and stores on `count` disks, by the seeds from `seed` on, while `go_on` says so.
 pub fn explore(seed: u64, count: u64, mut go_on: impl FnMut(&Outcome) -> bool) -> Outcome {
     let mut outcome = Outcome { seed, ..Outcome::default() };
     while outcome.disks < count && outcome.complaints.len() < COMPLAINTS_MAX && go_on(&outcome) {
         let own = seed.wrapping_add(outcome.disks);
         let mut tally = Tally::default();
-        if let Err(complaint) = live(&FaultyLife::of_seed(own), own, &mut tally) {
-            outcome.complaints.push(complaint);
-        }
+        let lived = match (own + 1).is_multiple_of(STORES_ONE_IN) {
+            true => live_store(own, &mut tally),
+            false => live(&FaultyLife::of_seed(own), own, &mut tally),
+        };
+        outcome.complaints.extend(lived.err());
         outcome.tally.add(&tally);
         outcome.disks += 1;
     }
@@ -172,10 +182,39 @@ pub fn explore(seed: u64, count: u64, mut go_on: impl FnMut(&Outcome) -> bool) -
 /// # Errors
 /// What was wrong.
 pub fn live(life: &FaultyLife, seed: u64, tally: &mut Tally) -> Result<(), String> {
-    let lived = catch_unwind(AssertUnwindSafe(|| life.live(seed, tally)));
-    lived
-        .unwrap_or_else(|panic| Err(crate::images::message_of(&*panic)))
-        .map_err(|what| format!("--seed {seed} ({life:?}): {what}"))
+    caught(|| life.live(seed, tally)).map_err(|what| format!("--seed {seed} ({life:?}): {what}"))
+}
+
+/// The life of a store by `seed`: changes, checkpoints, faults, restarts and losses of power.
+///
+/// # Errors
+/// What was wrong.
+pub fn live_store(seed: u64, tally: &mut Tally) -> Result<(), String> {
+    caught(|| {
+        store::live(seed, tally);
+        Ok(())
+    })
+    .map_err(|what| format!("--seed {seed} (a store): {what}"))
+}
+
+fn caught(live: impl FnOnce() -> Result<(), String>) -> Result<(), String> {
+    catch_unwind(AssertUnwindSafe(live)).unwrap_or_else(|panic| Err(crate::images::message_of(&*panic)))
+}
+
+/// Counts how often each kind of fault has struck on a disk.
+fn count_disk_faults(disk: &SimDisk, met: &mut BTreeMap<Kind, u64>) {
+    for ((operation, fault), count) in disk.met_faults() {
+        let kind = match (operation, fault) {
+            (OpKind::SyncData | OpKind::SyncDir, Fault::Io) => Kind::SyncError,
+            (OpKind::Write, Fault::Io) => Kind::WriteError,
+            (OpKind::Read, Fault::Io) => Kind::ReadError,
+            (_, Fault::Io) => Kind::MetadataError,
+            (_, Fault::NoSpace) => Kind::NoSpace,
+            (_, Fault::Short) => Kind::ShortRead,
+            (_, Fault::Torn) => Kind::TornWrite,
+        };
+        *met.entry(kind).or_default() += count;
+    }
 }
 
 /// True for the panics that are injected, which need not be shown.

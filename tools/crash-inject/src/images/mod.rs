@@ -5,9 +5,6 @@
 
 mod engine;
 mod store;
-#[allow(dead_code, reason = "what the tests of the storage crate need besides")]
-#[path = "../../../../storage/tests/crash_store/support.rs"]
-mod support;
 
 pub use engine::EngineLife;
 pub use store::StoreLife;

@@ -3,12 +3,12 @@
 //! The oracle: what is recovered is the latest acknowledged checkpoint or one of those under way since, holds what the tables
 //! held when it began, is the same when recovered again after another loss of power, and can be worked on.
 
-use super::support::{
+use super::{Hashes, Look, Seen, message_of};
+use crate::random::Random;
+use crate::stores::support::{
     Flavor, Model, Oracle, Random as Numbers, State, change, content, new_disk, open, recover_and_go_on,
     take_checkpoint,
 };
-use super::{Hashes, Look, Seen, message_of};
-use crate::random::Random;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Mutex};
 use thalweg_storage::io::{self, CrashProfile, Fault, OpKind, SimDisk};
