@@ -22,6 +22,13 @@ const MISSES_MAX: u64 = 60;
 const REACH_MAX: u64 = 64;
 /// Whoever is killed here leaves a completed checkpoint behind.
 const CHECKPOINT_EXISTS: &str = "publish.after_manifest";
+/// Points that only a life passes which finds something left over, and where to be killed so that it is.
+const LEFT_OVER: [(&str, &str); 4] = [
+    ("store.before_remove_scratch", "scratch.after_create"),
+    ("store.after_remove_scratch", "scratch.after_create"),
+    ("retention.before_remove_leftover", "manifest.after_write"),
+    ("retention.after_remove_leftover", "manifest.after_write"),
+];
 
 /// Where to kill.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
@@ -87,6 +94,8 @@ pub struct Cycle {
     has_checkpoint: bool,
     /// Points at which there was a kill since the last restore.
     pending: Vec<String>,
+    /// The point of the last kill.
+    last: Option<String>,
 }
 
 impl Campaign {
@@ -139,13 +148,24 @@ impl Campaign {
             }
             Kind::Points => {
                 let fewest = self.open_points().map(|(point, _)| self.points[point].kills).min();
-                // Among those that are behind, any: so that each comes after each.
-                let behind: Vec<_> = self
+                // Among those that are behind, any: so that each comes after each. What the last kill has left is there only now.
+                let mut behind: Vec<_> = self
                     .open_points()
                     .filter(|(point, _)| fewest.is_some_and(|fewest| self.points[*point].kills < fewest + 3))
                     .collect();
+                let finds_left = |point: &str| cycle.last.is_some() && leaver(point) == cycle.last.as_deref();
+                if behind.iter().any(|(point, _)| finds_left(point)) {
+                    behind.retain(|(point, _)| finds_left(point));
+                }
                 let (point, aim) = behind[random.below(behind.len() as u64) as usize];
-                if aim.late && !cycle.has_checkpoint {
+                if let Some(leaver) = leaver(point)
+                    && !finds_left(point)
+                    // Not each time, so that it is given up where the job does not even get there.
+                    && random.below(2) == 0
+                {
+                    return Plan::AtPoint(leaver.to_owned(), 1);
+                }
+                if aim.late && !cycle.has_checkpoint && !finds_left(point) {
                     return Plan::AtPoint(CHECKPOINT_EXISTS.to_owned(), 1 + random.below(4));
                 }
                 Plan::AtPoint(point.clone(), 1 + random.below(aim.reach))
@@ -170,7 +190,9 @@ impl Campaign {
             cycle.restored = Some(restored);
             cycle.has_checkpoint = true;
             for point in cycle.pending.drain(..) {
-                self.points.entry(point).or_default().restores += 1;
+                if let Some(tally) = self.points.get_mut(&point) {
+                    tally.restores += 1;
+                }
             }
         }
         // A life that completes without having restored anything is no mistake: the one before may have been killed between
@@ -187,8 +209,11 @@ impl Campaign {
             End::Killed => {
                 self.kills += 1;
                 cycle.kills += 1;
+                cycle.last = None;
                 if let Plan::AtPoint(point, count) = plan {
-                    self.points.entry(point.clone()).or_default().kills += 1;
+                    if let Some(tally) = self.points.get_mut(point) {
+                        tally.kills += 1;
+                    }
                     if let Some(aim) = self.aims.get_mut(point) {
                         aim.misses = 0;
                         if *count * 2 > aim.reach {
@@ -196,6 +221,7 @@ impl Campaign {
                         }
                     }
                     cycle.pending.push(point.clone());
+                    cycle.last = Some(point.clone());
                     cycle.has_checkpoint |= point == CHECKPOINT_EXISTS;
                 }
                 true
@@ -215,6 +241,11 @@ impl Campaign {
             aim.reach = (aim.reach / 2).max(1);
         }
     }
+}
+
+/// Where to be killed so that the next life passes `point`, if that takes something left over.
+fn leaver(point: &str) -> Option<&'static str> {
+    LEFT_OVER.iter().find(|(found_by, _)| *found_by == point).map(|(_, leaver)| *leaver)
 }
 
 #[cfg(test)]
@@ -257,6 +288,35 @@ mod tests {
         assert!(campaign.points["restore.only"].kills >= 5 && campaign.points[CHECKPOINT_EXISTS].kills >= 5);
         assert!(campaign.points["restore.only"].restores > 0);
         assert!(campaign.audit.is_clean());
+    }
+
+    #[test]
+    fn what_a_kill_leaves_is_found_by_the_next_life_and_given_up_where_nothing_leaves_it() {
+        let (found, leaver) = LEFT_OVER[0];
+        for is_left in [true, false] {
+            let mut campaign = Campaign::new(Kind::Points, 5, 1, &[found.to_owned()]);
+            let (mut random, mut lives) = (Random::of_seed(7), 0);
+            while !campaign.is_done() {
+                let (mut cycle, mut left) = (Cycle::default(), false);
+                loop {
+                    lives += 1;
+                    assert!(lives < 2_000, "{campaign:?}");
+                    let plan = campaign.plan(&cycle, &mut random);
+                    let dies = match &plan {
+                        Plan::AtPoint(point, 1) if point == leaver => is_left,
+                        Plan::AtPoint(point, 1) if point == found => left,
+                        Plan::AtPoint(point, _) => point == CHECKPOINT_EXISTS,
+                        _ => false,
+                    };
+                    left = matches!(&plan, Plan::AtPoint(point, _) if dies && point == leaver);
+                    let end = if dies { End::Killed } else { End::Completed };
+                    if !campaign.lived(&mut cycle, &plan, &life(end, None), &mut Vec::new()) {
+                        break;
+                    }
+                }
+            }
+            assert_eq!(campaign.unreached().is_empty(), is_left);
+        }
     }
 
     #[test]
