@@ -4,6 +4,7 @@
 
 mod ci;
 mod format;
+mod fuzz;
 mod source;
 mod tidy;
 
@@ -35,6 +36,12 @@ enum Command {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         arguments: Vec<String>,
     },
+    /// Runs every fuzz target for a while; needs cargo-fuzz.
+    Fuzz {
+        /// How long each target runs.
+        #[arg(long, default_value_t = 60)]
+        seconds: u64,
+    },
     /// Checks the rules that neither the compiler nor clippy knows.
     Tidy,
     /// Renders storage/FORMAT.md from the module docs of the format files.
@@ -51,6 +58,7 @@ fn main() -> ExitCode {
         Command::Test => ci::run_all(&root),
         Command::CiStep { step } => ci::run_step(&root, step),
         Command::Conformance { arguments } => ci::conformance(&root, &arguments),
+        Command::Fuzz { seconds } => fuzz::run(&root, seconds),
         Command::Tidy => tidy::run(&root),
         Command::Format { check: true } => format::check(&root),
         Command::Format { check: false } => format::write(&root),
