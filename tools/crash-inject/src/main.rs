@@ -7,9 +7,13 @@ use crash_inject::report::{Report, line};
 use crash_inject::run::{Orders, run};
 use crash_inject::{faults, images, jobs};
 use std::io::Write;
+use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
+
+/// Between two lines of progress.
+const PROGRESS_EVERY: Duration = Duration::from_secs(10);
 
 /// Kills a stream job where it hurts, restarts it, and counts what was lost.
 #[derive(Parser)]
@@ -58,6 +62,12 @@ struct ImageOptions {
     /// The first life's seed; the others follow.
     #[arg(long, default_value_t = 1)]
     seed: u64,
+    /// Lives at the same time [default: one for each core].
+    #[arg(long)]
+    threads: Option<NonZeroUsize>,
+    /// Writes a report.
+    #[arg(long, value_name = "FILE")]
+    json: Option<PathBuf>,
     /// Begins no new life after this long.
     #[arg(long, default_value = "6h", value_parser = humantime::parse_duration)]
     time_limit: Duration,
@@ -117,7 +127,7 @@ fn main() -> ExitCode {
             Ok(ExitCode::SUCCESS)
         }
         Command::Run(options) => run_campaign(&options),
-        Command::Images(options) => Ok(explore_images(&options)),
+        Command::Images(options) => explore_images(&options),
         Command::Faults(options) => explore_faults(&options),
     };
     outcome.unwrap_or_else(|error| {
@@ -126,7 +136,7 @@ fn main() -> ExitCode {
     })
 }
 
-fn explore_images(options: &ImageOptions) -> ExitCode {
+fn explore_images(options: &ImageOptions) -> Result<ExitCode, String> {
     let began = std::time::Instant::now();
     let line = |outcome: &images::Outcome| {
         let images::Outcome { seen, distinct, lives, .. } = outcome;
@@ -139,13 +149,20 @@ fn explore_images(options: &ImageOptions) -> ExitCode {
             began.elapsed()
         )
     };
-    let outcome = images::explore(options.seed, options.count, |outcome| {
-        if !options.quiet && outcome.lives % 5 == 1 {
+    let cores = || std::thread::available_parallelism().map_or(1, NonZeroUsize::get);
+    let threads = options.threads.map_or_else(cores, NonZeroUsize::get);
+    let mut shown = Duration::ZERO;
+    let outcome = images::explore(options.seed, options.count, threads, |outcome| {
+        if !options.quiet && began.elapsed() > shown + PROGRESS_EVERY {
+            shown = began.elapsed();
             eprintln!("{}", line(outcome));
         }
         began.elapsed() < options.time_limit
     });
-    verdict(&outcome.complaints, outcome.distinct >= options.count, &line(&outcome))
+    if let Some(path) = &options.json {
+        write_json(path, &outcome)?;
+    }
+    Ok(verdict(&outcome.complaints, outcome.distinct >= options.count, &line(&outcome)))
 }
 
 /// Says what a campaign came to: good is one that has reached its goal without a complaint.

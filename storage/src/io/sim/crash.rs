@@ -13,9 +13,10 @@ use super::model::{
     apply_cuts, write_sector,
 };
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
-/// Bytes that the page cache writes together.
-const PAGE_BYTES: usize = 4_096;
+/// Sectors that the page cache writes together.
+const PAGE_SECTORS: usize = 4_096 / SECTOR_BYTES;
 
 /// Which of the states that a power loss may leave is taken.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -37,6 +38,27 @@ pub enum CrashProfile {
 pub(super) trait Chooser {
     /// A number below `count`, which is at least 1. Later choices are those that keep more.
     fn choose(&mut self, count: usize) -> usize;
+
+    /// How a file or directory is treated whose parts each have a choice of their own: so that among images drawn at random
+    /// there are many of which whole files are lost or kept.
+    fn lean(&mut self) -> Lean {
+        match self.choose(4) {
+            0 => Lean::Lose,
+            1 => Lean::Keep,
+            _ => Lean::Choose,
+        }
+    }
+}
+
+/// What is decided for a whole file or directory.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Lean {
+    /// All of it is lost.
+    Lose,
+    /// All that can be is kept.
+    Keep,
+    /// Each part is chosen.
+    Choose,
 }
 
 /// Choices from a seed: splitmix64 (Steele, Lea and Flood 2014), whose streams differ for neighbouring seeds.
@@ -84,6 +106,11 @@ impl Chooser for InTurn {
         self.made += 1;
         self.choices[self.made - 1].0
     }
+
+    /// The choices of the parts run through these as well.
+    fn lean(&mut self) -> Lean {
+        Lean::Choose
+    }
 }
 
 /// The file system after power came back.
@@ -115,7 +142,7 @@ pub(super) fn image_of(fs: &FileSystem, keep: &dyn Fn(u64) -> bool) -> FileSyste
 pub(super) fn changes(fs: &FileSystem) -> Vec<u64> {
     let mut seqs: Vec<u64> = Vec::new();
     for node in fs.nodes.values() {
-        match node {
+        match &**node {
             Node::File(file) => seqs.extend(file_seqs(file)),
             Node::Dir(dir) => seqs.extend(dir.unsynced.iter().map(|change| change.seq)),
         }
@@ -139,15 +166,20 @@ fn survivors<C>(
         if nodes.contains_key(&id) {
             continue;
         }
-        let node = match &fs.nodes[&id] {
-            Node::File(file) => Node::File(FileNode::durable(content(file, chooser))),
+        let node = &fs.nodes[&id];
+        let survivor = match &**node {
+            _ if node.is_durable() => Arc::clone(node),
+            Node::File(file) => Arc::new(Node::File(FileNode::durable(content(file, chooser)))),
             Node::Dir(dir) => {
                 let entries = entries(dir, chooser);
-                reached.extend(entries.values());
-                Node::Dir(DirNode { current: entries.clone(), durable: entries, unsynced: Vec::new() })
+                let dir = DirNode { current: entries.clone(), durable: entries, unsynced: Vec::new() };
+                Arc::new(Node::Dir(dir))
             }
         };
-        nodes.insert(id, node);
+        if let Node::Dir(dir) = &*survivor {
+            reached.extend(dir.current.values());
+        }
+        nodes.insert(id, survivor);
     }
     fs.with_nodes(nodes)
 }
@@ -155,7 +187,8 @@ fn survivors<C>(
 /// Numbers of the unsynced directory changes that may be the last to survive; a journal commits all changes up to the
 /// last sync of any directory together.
 fn dir_seqs(fs: &FileSystem) -> Vec<u64> {
-    let dirs = fs.nodes.values().filter_map(|node| if let Node::Dir(dir) = node { Some(dir) } else { None });
+    let dirs =
+        fs.nodes.values().filter_map(|node| if let Node::Dir(dir) = &**node { Some(dir) } else { None });
     let seqs = dirs.flat_map(|dir| dir.unsynced.iter().map(|change| change.seq));
     let mut seqs: Vec<u64> = seqs.filter(|seq| *seq > fs.dirs_synced_seq).collect();
     seqs.push(fs.dirs_synced_seq);
@@ -180,10 +213,10 @@ fn surviving_entries(
     if !matches!(profile, CrashProfile::Weak | CrashProfile::WeakPages) {
         return dir.surviving(|change| change.seq <= until);
     }
-    match chooser.choose(4) {
-        0 => dir.durable.clone(),
-        1 => dir.surviving(|_| true),
-        _ => dir.surviving(|_| chooser.choose(2) == 1),
+    match chooser.lean() {
+        Lean::Lose => dir.durable.clone(),
+        Lean::Keep => dir.surviving(|_| true),
+        Lean::Choose => dir.surviving(|_| chooser.choose(2) == 1),
     }
 }
 
@@ -204,25 +237,24 @@ fn surviving_content(file: &FileNode, profile: CrashProfile, chooser: &mut impl 
     let next_cut =
         file.lengths.iter().find(|l| l.is_cut && l.seq > length_seq).map_or(u64::MAX, |cut| cut.seq);
 
-    // A quarter of the files lose all, a quarter keep all that they can, the rest are torn.
     let picks = matches!(profile, CrashProfile::Weak | CrashProfile::WeakPages);
-    let tendency = if picks { chooser.choose(4) } else { 0 };
+    let lean = if picks { chooser.lean() } else { Lean::Choose };
     // The page that was decided upon last, and until when its sectors are kept.
     let mut page = None;
     assemble(file, length, |index, versions| {
         let possible = versions.partition_point(|version| version.seq < next_cut);
-        match (profile, tendency) {
-            (CrashProfile::Weak | CrashProfile::WeakPages, 0) => 0,
-            (CrashProfile::Weak | CrashProfile::WeakPages, 1) => possible,
-            (CrashProfile::Weak, _) => chooser.choose(possible + 1),
-            (CrashProfile::WeakPages, _) => {
-                let number = index * SECTOR_BYTES / PAGE_BYTES;
+        match (profile, lean) {
+            (CrashProfile::Weak | CrashProfile::WeakPages, Lean::Lose) => 0,
+            (CrashProfile::Weak | CrashProfile::WeakPages, Lean::Keep) => possible,
+            (CrashProfile::Weak, Lean::Choose) => chooser.choose(possible + 1),
+            (CrashProfile::WeakPages, Lean::Choose) => {
+                let number = index / PAGE_SECTORS;
                 let kept_until = match page {
                     Some((decided, kept_until)) if decided == number => kept_until,
-                    _ => match chooser.choose(possible + 1).checked_sub(1) {
-                        Some(last) => versions[last].seq,
-                        None => 0,
-                    },
+                    _ => {
+                        let seqs = page_seqs(file, number, next_cut);
+                        chooser.choose(seqs.len() + 1).checked_sub(1).map_or(0, |last| seqs[last])
+                    }
                 };
                 page = Some((number, kept_until));
                 versions.partition_point(|version| version.seq <= kept_until).min(possible)
@@ -230,6 +262,16 @@ fn surviving_content(file: &FileNode, profile: CrashProfile, chooser: &mut impl 
             _ => versions.partition_point(|version| version.seq <= until),
         }
     })
+}
+
+/// Numbers of the changes of a page that came before `cut`, rising.
+fn page_seqs(file: &FileNode, page: usize, cut: u64) -> Vec<u64> {
+    let sectors = file.sectors.range(page * PAGE_SECTORS..(page + 1) * PAGE_SECTORS);
+    let seqs = sectors.flat_map(|(_, versions)| versions).map(|version| version.seq);
+    let mut seqs: Vec<u64> = seqs.filter(|seq| *seq < cut).collect();
+    seqs.sort_unstable();
+    seqs.dedup();
+    seqs
 }
 
 /// The content of a file of whose unsynced changes those survived that `keep` names.
@@ -255,7 +297,8 @@ fn assemble(
     let mut content = file.durable.clone();
     apply_cuts(&file.lengths, 0, length_seq, 0, &mut content);
     content.resize(length.map_or(file.durable.len(), |length| length.bytes), 0);
-    for (index, versions) in &file.sectors {
+    // What lies beyond the end is lost whatever is chosen.
+    for (index, versions) in file.sectors.range(..content.len().div_ceil(SECTOR_BYTES)) {
         if let Some(version) = kept(*index, versions).checked_sub(1).map(|last| &versions[last]) {
             let mut data = version.data;
             apply_cuts(&file.lengths, version.seq, length_seq, index * SECTOR_BYTES, &mut data);

@@ -9,11 +9,10 @@
 //! sectors of 512 bytes and at pages of 4 KiB.
 
 use super::crash::{self, Chooser, Seeded};
-use super::model::{FileSystem, Node};
+use super::model::{FileSystem, NodeId, ROOT};
 use super::{CrashProfile, SimDisk};
 use std::collections::HashSet;
 use std::hash::{DefaultHasher, Hash, Hasher};
-use std::path::PathBuf;
 use std::sync::Arc;
 
 /// How thoroughly to look.
@@ -111,23 +110,20 @@ impl SimDisk {
     pub fn fingerprint(&self, context: &impl Hash) -> u64 {
         let mut hasher = DefaultHasher::new();
         context.hash(&mut hasher);
-        hash_files(&self.lock().fs, &mut hasher);
+        hash_dir(&self.lock().fs, ROOT, &mut hasher);
         hasher.finish()
     }
 }
 
-fn hash_files(fs: &FileSystem, hasher: &mut impl Hasher) {
-    let mut dirs = vec![(super::model::ROOT, PathBuf::from("/"))];
-    while let Some((dir, path)) = dirs.pop() {
-        let Some(Node::Dir(dir)) = fs.nodes.get(&dir) else { continue };
-        for (name, node) in &dir.current {
-            let path = path.join(name);
-            path.hash(hasher);
-            match fs.nodes.get(node) {
-                Some(Node::File(file)) => file.current.hash(hasher),
-                Some(Node::Dir(_)) => dirs.push((*node, path)),
-                None => {}
-            }
+/// Adds the names below a directory, in order, and what lies there.
+fn hash_dir(fs: &FileSystem, dir: NodeId, hasher: &mut impl Hasher) {
+    let Ok(dir) = fs.dir(dir) else { return };
+    dir.current.len().hash(hasher);
+    for (name, node) in &dir.current {
+        name.hash(hasher);
+        match fs.file(*node) {
+            Ok(file) => file.content_hash().hash(hasher),
+            Err(_) => hash_dir(fs, *node, hasher),
         }
     }
 }

@@ -11,8 +11,10 @@
 use super::super::Entry;
 use rustix::io::Errno;
 use std::collections::{BTreeMap, BTreeSet};
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::io;
 use std::path::{Component, Path};
+use std::sync::{Arc, OnceLock};
 
 /// Bytes that a disk writes all or not at all.
 pub(super) const SECTOR_BYTES: usize = 512;
@@ -26,7 +28,8 @@ pub(super) const ROOT: NodeId = 0;
 /// One state of the whole file system.
 #[derive(Clone)]
 pub(super) struct FileSystem {
-    pub(super) nodes: BTreeMap<NodeId, Node>,
+    /// Shared with images and copies until one of them changes.
+    pub(super) nodes: BTreeMap<NodeId, Arc<Node>>,
     next_node: NodeId,
     seq: u64,
     /// Change number of the last completed directory sync.
@@ -48,6 +51,8 @@ pub(super) struct FileNode {
     pub(super) lengths: Vec<LengthVersion>,
     /// Versions that each sector has had since it was last synced, oldest first.
     pub(super) sectors: BTreeMap<usize, Vec<SectorVersion>>,
+    /// The hash of `current`, once somebody has asked; whoever may change the file forgets it.
+    hash: OnceLock<u64>,
 }
 
 /// The file's length from one change on.
@@ -123,10 +128,30 @@ impl EntryChangeKind {
     }
 }
 
+impl Node {
+    /// True when a loss of power changes nothing.
+    pub(super) fn is_durable(&self) -> bool {
+        match self {
+            Node::File(file) => file.sectors.is_empty() && file.lengths.is_empty(),
+            // After a failed sync an entry may be lost that no unsynced change tells of.
+            Node::Dir(dir) => dir.unsynced.is_empty() && dir.current == dir.durable,
+        }
+    }
+}
+
 impl FileNode {
     /// A file all of which is durable.
     pub(super) fn durable(content: Vec<u8>) -> Self {
         FileNode { current: content.clone(), durable: content, ..FileNode::default() }
+    }
+
+    /// A hash of the present content.
+    pub(super) fn content_hash(&self) -> u64 {
+        *self.hash.get_or_init(|| {
+            let mut hasher = DefaultHasher::new();
+            self.current.hash(&mut hasher);
+            hasher.finish()
+        })
     }
 
     fn write(&mut self, seq: u64, offset: usize, data: &[u8]) {
@@ -259,12 +284,12 @@ pub(super) fn write_sector(content: &mut [u8], index: usize, sector: &[u8; SECTO
 impl FileSystem {
     /// An empty root directory.
     pub(super) fn new() -> Self {
-        let nodes = BTreeMap::from([(ROOT, Node::Dir(DirNode::default()))]);
+        let nodes = BTreeMap::from([(ROOT, Arc::new(Node::Dir(DirNode::default())))]);
         FileSystem { nodes, next_node: ROOT + 1, seq: 0, dirs_synced_seq: 0 }
     }
 
     /// The same file system with other nodes, none of which has an id that this one has not used.
-    pub(super) fn with_nodes(&self, nodes: BTreeMap<NodeId, Node>) -> Self {
+    pub(super) fn with_nodes(&self, nodes: BTreeMap<NodeId, Arc<Node>>) -> Self {
         FileSystem { nodes, next_node: self.next_node, seq: self.seq, dirs_synced_seq: self.dirs_synced_seq }
     }
 
@@ -273,7 +298,7 @@ impl FileSystem {
         let mut kept: BTreeSet<NodeId> = open.chain([ROOT]).collect();
         let mut reached: Vec<NodeId> = kept.iter().copied().collect();
         while let Some(id) = reached.pop() {
-            if let Some(Node::Dir(dir)) = self.nodes.get(&id) {
+            if let Ok(dir) = self.dir(id) {
                 reached.extend(dir.named().filter(|node| kept.insert(*node)));
             }
         }
@@ -288,7 +313,7 @@ impl FileSystem {
     fn add(&mut self, parent: NodeId, name: String, node: Node) -> io::Result<NodeId> {
         let id = self.next_node;
         self.next_node += 1;
-        self.nodes.insert(id, node);
+        self.nodes.insert(id, Arc::new(node));
         let seq = self.next_seq();
         self.dir_mut(parent)?.change(seq, EntryChangeKind::Link { name, node: id });
         Ok(id)
@@ -316,35 +341,38 @@ impl FileSystem {
     }
 
     pub(super) fn dir(&self, node: NodeId) -> io::Result<&DirNode> {
-        match self.nodes.get(&node) {
+        match self.nodes.get(&node).map(|node| &**node) {
             Some(Node::Dir(dir)) => Ok(dir),
             _ => Err(Errno::NOTDIR.into()),
         }
     }
 
     fn dir_mut(&mut self, node: NodeId) -> io::Result<&mut DirNode> {
-        match self.nodes.get_mut(&node) {
+        match self.nodes.get_mut(&node).map(Arc::make_mut) {
             Some(Node::Dir(dir)) => Ok(dir),
             _ => Err(Errno::NOTDIR.into()),
         }
     }
 
     pub(super) fn file(&self, node: NodeId) -> io::Result<&FileNode> {
-        match self.nodes.get(&node) {
+        match self.nodes.get(&node).map(|node| &**node) {
             Some(Node::File(file)) => Ok(file),
             _ => Err(Errno::ISDIR.into()),
         }
     }
 
     fn file_mut(&mut self, node: NodeId) -> io::Result<&mut FileNode> {
-        match self.nodes.get_mut(&node) {
-            Some(Node::File(file)) => Ok(file),
+        match self.nodes.get_mut(&node).map(Arc::make_mut) {
+            Some(Node::File(file)) => {
+                file.hash = OnceLock::new();
+                Ok(file)
+            }
             _ => Err(Errno::ISDIR.into()),
         }
     }
 
     fn is_dir(&self, node: NodeId) -> bool {
-        matches!(self.nodes.get(&node), Some(Node::Dir(_)))
+        self.dir(node).is_ok()
     }
 
     pub(super) fn create_file(&mut self, path: &Path) -> io::Result<NodeId> {

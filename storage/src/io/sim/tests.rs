@@ -401,6 +401,21 @@ fn all_images_in_turn_include_every_one_that_seeds_find() {
 }
 
 #[test]
+fn what_is_durable_multiplies_no_images() {
+    let (disk, handle) = disk();
+    for number in 0..20 {
+        handle.write_file_durable(&format!("/{number}"), &[1; 700]).expect("new");
+    }
+    handle.sync_dir("/").wait().expect("synced");
+    let file = handle.open("/f", OpenMode::CreateNew).wait().unwrap();
+    write(&handle, file, 0, vec![1; 100]);
+    let mut images = 0;
+    assert!(disk.each_crash_image(CrashProfile::Weak, 10, |_| images += 1));
+    // No name; or a name and no length, a length and no content, both.
+    assert_eq!(images, 4);
+}
+
+#[test]
 fn removed_files_do_not_fill_the_memory() {
     let (disk, handle) = disk();
     for _ in 0..500 {

@@ -12,6 +12,8 @@ pub use store::StoreLife;
 use crate::random::Random;
 use std::collections::HashSet;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicU64, Ordering};
 use thalweg_storage::io::{Exploration, OpKind};
 use thalweg_storage::store::BackendChoice;
 
@@ -50,7 +52,7 @@ impl Look {
 }
 
 /// What was looked at.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize)]
 pub struct Seen {
     /// Moments at which power was lost.
     pub moments: u64,
@@ -76,7 +78,7 @@ impl Seen {
 pub type Hashes = HashSet<u64>;
 
 /// What a long campaign found.
-#[derive(Default)]
+#[derive(Default, serde::Serialize)]
 pub struct Outcome {
     /// What was looked at.
     pub seen: Seen,
@@ -88,23 +90,41 @@ pub struct Outcome {
     pub complaints: Vec<String>,
 }
 
-/// Lives of all kinds, from `seed` on, until `count` distinct images were judged, `go_on` says no, or something was wrong.
-pub fn explore(seed: u64, count: u64, mut go_on: impl FnMut(&Outcome) -> bool) -> Outcome {
-    let mut outcome = Outcome::default();
-    let mut hashes = Hashes::new();
-    while outcome.distinct < count && go_on(&outcome) && outcome.complaints.is_empty() {
-        let own = seed.wrapping_add(outcome.lives);
-        let look = Look::thorough(own);
-        let left = count - outcome.distinct;
-        let life = || live(own, look, &mut hashes, left);
-        match catch_unwind(AssertUnwindSafe(life)) {
-            Ok(seen) => outcome.seen.add(seen),
-            Err(panic) => outcome.complaints.push(format!("--seed {own}: {}", message_of(&*panic))),
+/// Lives of all kinds, from `seed` on, on so many `threads`, until `count` distinct images were judged, `go_on` says no, or
+/// something was wrong. `go_on` is asked before each life.
+pub fn explore(seed: u64, count: u64, threads: usize, go_on: impl FnMut(&Outcome) -> bool + Send) -> Outcome {
+    let next = AtomicU64::new(seed);
+    let shared = Mutex::new((Outcome::default(), Hashes::new(), go_on));
+    std::thread::scope(|scope| {
+        for _ in 0..threads {
+            scope.spawn(|| {
+                loop {
+                    let left = {
+                        let (outcome, _, go_on) = &mut *shared.lock().expect("no life panics here");
+                        if outcome.distinct >= count || !outcome.complaints.is_empty() || !go_on(outcome) {
+                            break;
+                        }
+                        count - outcome.distinct
+                    };
+                    let own = next.fetch_add(1, Ordering::Relaxed);
+                    let mut found = Hashes::new();
+                    let life = || live(own, Look::thorough(own), &mut found, left);
+                    let lived = catch_unwind(AssertUnwindSafe(life));
+                    let (outcome, hashes, _) = &mut *shared.lock().expect("no life panics here");
+                    match lived {
+                        Ok(seen) => outcome.seen.add(seen),
+                        Err(panic) => {
+                            outcome.complaints.push(format!("--seed {own}: {}", message_of(&*panic)));
+                        }
+                    }
+                    hashes.extend(found);
+                    outcome.lives += 1;
+                    outcome.distinct = hashes.len() as u64;
+                }
+            });
         }
-        outcome.lives += 1;
-        outcome.distinct = hashes.len() as u64;
-    }
-    outcome
+    });
+    shared.into_inner().expect("no life panics here").0
 }
 
 /// One life of the kind that `seed` says; about `images_max` images are judged.
