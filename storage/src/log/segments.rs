@@ -3,10 +3,13 @@
 //! Always true:
 //! - `live_rows` of a segment is the sum of `live` of the pages whose place is in it;
 //! - a segment is forgotten only when no page lies in it and no snapshot under way can still make it part of a checkpoint;
+//! - `needed` and `totals` are of the segments with live rows, and follow each change, as there are many segments where there is much state;
 //! - `order` rises in the order in which segments are replayed, as far as they hold rows of one group.
 //!
 //! Pure: reads and writes no file.
 
+use crate::table::SegmentPaths;
+use std::collections::HashMap;
 use std::sync::Arc;
 
 /// One segment, as far as it is this table's.
@@ -25,22 +28,38 @@ struct Segment {
     pins: u32,
 }
 
-/// Bytes of all segments that hold live rows, and the part of them that is live.
+/// What all segments that hold live rows hold together.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Totals {
     pub segments: usize,
     pub rows: u64,
+    pub live_rows: u64,
     pub bytes: u64,
-    pub live_bytes: u64,
+}
+
+impl Totals {
+    /// The part of `bytes` that is live, if rows of all segments are alike.
+    pub fn live_bytes(&self) -> u64 {
+        part(self.bytes, self.live_rows, self.rows)
+    }
+}
+
+/// `of / whole` of `bytes`.
+fn part(bytes: u64, of: u64, whole: u64) -> u64 {
+    (u128::from(bytes) * u128::from(of) / u128::from(whole.max(1))) as u64
 }
 
 impl Segment {
     fn live_bytes(&self) -> u64 {
-        (u128::from(self.bytes) * u128::from(self.live_rows) / u128::from(self.rows.max(1))) as u64
+        part(self.bytes, self.live_rows, self.rows)
     }
 
     fn is_needed(&self) -> bool {
         self.live_rows > 0
+    }
+
+    fn is_idle(&self) -> bool {
+        self.pages == 0 && self.pins == 0
     }
 }
 
@@ -48,6 +67,14 @@ impl Segment {
 #[derive(Debug, Default)]
 pub(super) struct Segments {
     slots: Vec<Option<Segment>>,
+    by_path: HashMap<Arc<str>, u32>,
+    /// Numbers without a segment.
+    free: Vec<u32>,
+    /// Segments that may be forgotten: all without pages and pins are among them.
+    idle: Vec<u32>,
+    /// Paths of the segments with live rows.
+    needed: SegmentPaths,
+    totals: Totals,
     next_order: u64,
     /// The number of the segment that was asked for last: blocks come file by file.
     latest: Option<u32>,
@@ -73,7 +100,7 @@ impl Segments {
         {
             return latest;
         }
-        let known = self.known().find(|(_, segment)| segment.path == *path).map(|(number, _)| number);
+        let known = self.by_path.get(path).copied();
         let number = known.unwrap_or_else(|| self.add(Arc::clone(path)));
         self.latest = Some(number);
         number
@@ -82,23 +109,21 @@ impl Segments {
     fn add(&mut self, path: Arc<str>) -> u32 {
         let order = self.next_order;
         self.next_order += 1;
+        let number = self.free.pop().unwrap_or_else(|| {
+            self.slots.push(None);
+            self.slots.len() as u32 - 1
+        });
+        self.by_path.insert(Arc::clone(&path), number);
         let segment =
             Segment { path, order, bytes: 0, rows: 0, live_rows: 0, pages: 0, groups: Vec::new(), pins: 0 };
-        match self.slots.iter().position(Option::is_none) {
-            Some(free) => {
-                self.slots[free] = Some(segment);
-                free as u32
-            }
-            None => {
-                self.slots.push(Some(segment));
-                self.slots.len() as u32 - 1
-            }
-        }
+        self.slots[number as usize] = Some(segment);
+        self.idle.push(number);
+        number
     }
 
     /// True when a segment of this path is known.
     pub fn knows(&self, path: &str) -> bool {
-        self.known().any(|(_, segment)| &*segment.path == path)
+        self.by_path.contains_key(path)
     }
 
     /// Where a segment stands in the order of replay.
@@ -114,6 +139,12 @@ impl Segments {
     /// A block of `rows` rows of `group` lies in the segment.
     pub fn add_block(&mut self, number: u32, group: u16, rows: u32, bytes: u32) {
         let segment = self.get_mut(number);
+        if segment.is_needed() {
+            // A restore adds to it while its rows are told one block after another.
+            self.totals.bytes += u64::from(bytes);
+            self.totals.rows += u64::from(rows);
+        }
+        let segment = self.get_mut(number);
         segment.bytes += u64::from(bytes);
         segment.rows += u64::from(rows);
         let word = usize::from(group) / 64;
@@ -126,21 +157,56 @@ impl Segments {
     /// A page with `live` live rows has its place in the segment now.
     pub fn place(&mut self, number: u32, live: u32) {
         let segment = self.get_mut(number);
+        let was_needed = segment.is_needed();
         segment.live_rows += u64::from(live);
         segment.pages += 1;
+        self.totals.live_rows += u64::from(live);
+        let segment = self.get(number);
+        if !was_needed && live > 0 {
+            let (path, rows, bytes) = (Arc::clone(&segment.path), segment.rows, segment.bytes);
+            self.needed.set(number as usize, Some(path));
+            self.totals.segments += 1;
+            self.totals.rows += rows;
+            self.totals.bytes += bytes;
+        }
     }
 
     /// A page with `live` live rows no longer has its place in the segment.
     pub fn leave(&mut self, number: u32, live: u32) {
         let segment = self.get_mut(number);
+        let was_needed = segment.is_needed();
         segment.live_rows -= u64::from(live);
         segment.pages -= 1;
+        let (is_needed, is_idle) = (segment.is_needed(), segment.is_idle());
+        self.totals.live_rows -= u64::from(live);
+        if was_needed && !is_needed {
+            self.emptied(number);
+        }
+        if is_idle {
+            self.idle.push(number);
+        }
     }
 
     /// A row of a page in the segment no longer counts.
     #[inline]
     pub fn retire(&mut self, number: u32) {
-        self.get_mut(number).live_rows -= 1;
+        self.totals.live_rows -= 1;
+        let segment = self.get_mut(number);
+        segment.live_rows -= 1;
+        if segment.live_rows == 0 {
+            self.emptied(number);
+        }
+    }
+
+    /// The last live row of a segment is gone.
+    #[cold]
+    fn emptied(&mut self, number: u32) {
+        self.needed.set(number as usize, None);
+        let segment = self.get(number);
+        let (rows, bytes) = (segment.rows, segment.bytes);
+        self.totals.segments -= 1;
+        self.totals.rows -= rows;
+        self.totals.bytes -= bytes;
     }
 
     /// Keeps the segment known though it may have no live row.
@@ -150,28 +216,31 @@ impl Segments {
 
     /// Takes one [`Segments::pin`] back.
     pub fn unpin(&mut self, number: u32) {
-        self.get_mut(number).pins -= 1;
+        let segment = self.get_mut(number);
+        segment.pins -= 1;
+        if segment.is_idle() {
+            self.idle.push(number);
+        }
     }
 
     /// Forgets segments that no checkpoint will need again.
     pub fn sweep(&mut self) {
-        for slot in &mut self.slots {
-            if slot.as_ref().is_some_and(|segment| segment.pages == 0 && segment.pins == 0) {
-                *slot = None;
+        for number in std::mem::take(&mut self.idle) {
+            if let Some(segment) = self.slots[number as usize].take_if(|segment| segment.is_idle()) {
+                self.by_path.remove(&segment.path);
+                self.free.push(number);
             }
         }
     }
 
     /// Forgets all.
     pub fn clear(&mut self) {
-        self.slots.clear();
-        self.latest = None;
+        *self = Segments { next_order: self.next_order, ..Segments::default() };
     }
 
-    /// Paths of the segments with rows that still count, as far as is known: those in `besides` may have some, too.
-    pub fn needed(&self, besides: &[u32]) -> Vec<Arc<str>> {
-        let wanted = |number: &u32, segment: &Segment| segment.is_needed() || besides.contains(number);
-        self.known().filter(|(number, s)| wanted(number, s)).map(|(_, s)| Arc::clone(&s.path)).collect()
+    /// Paths of the segments with rows that still count, as far as is known.
+    pub fn needed(&self) -> SegmentPaths {
+        self.needed.clone()
     }
 
     /// True when a segment that is, or may become, part of a checkpoint holds rows of `group` and comes before segment `before`;
@@ -186,6 +255,27 @@ impl Segments {
         })
     }
 
+    /// Checks that what follows each change is what a look at all segments gives.
+    #[cfg(test)]
+    pub fn check_sums(&self) {
+        let mut totals = Totals::default();
+        let mut paths = Vec::new();
+        for (number, segment) in self.known() {
+            assert_eq!(self.by_path.get(&segment.path), Some(&number));
+            assert!(!segment.is_idle() || self.idle.contains(&number), "{segment:?} would stay forever");
+            if segment.is_needed() {
+                totals.segments += 1;
+                totals.rows += segment.rows;
+                totals.live_rows += segment.live_rows;
+                totals.bytes += segment.bytes;
+                paths.push(&segment.path);
+            }
+        }
+        assert_eq!(self.totals, totals);
+        assert!(self.needed.iter().eq(paths), "{:?} is needed", self.needed);
+        assert_eq!(self.by_path.len() + self.free.len(), self.slots.len());
+    }
+
     /// Live rows of each segment.
     #[cfg(test)]
     pub fn live_rows(&self) -> impl Iterator<Item = (u32, u64)> {
@@ -194,14 +284,7 @@ impl Segments {
 
     /// What all together hold.
     pub fn totals(&self) -> Totals {
-        let mut totals = Totals::default();
-        for (_, segment) in self.known().filter(|(_, segment)| segment.is_needed()) {
-            totals.segments += 1;
-            totals.rows += segment.rows;
-            totals.bytes += segment.bytes;
-            totals.live_bytes += segment.live_bytes();
-        }
-        totals
+        self.totals
     }
 
     /// Segments with rows that do not count, with the number of their rows; those with the smallest live part first.

@@ -15,9 +15,10 @@
 use super::bits::Bits;
 use super::core::Log;
 use super::page_table::{NONE, Pages, Place};
+use super::segments::Segments;
 use crate::key_group::KeyGroup;
 use crate::segment::{BLOCK_BYTES_TARGET, BlockKind, Rows, SegmentBuilder};
-use crate::table::{GroupPlan, Written};
+use crate::table::{GroupPlan, SegmentPaths, Written};
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 
@@ -44,8 +45,29 @@ pub(super) struct Snapshots {
 /// that does not know yet is as dirty as it was before the completion; the next snapshot writes nothing before all know.
 struct Settling {
     written: VecDeque<(u32, u64, Place)>,
-    /// Segments written for it; pinned.
-    segments: Vec<u32>,
+    segments: Files,
+}
+
+/// Segments written for a snapshot, each pinned once.
+#[derive(Default)]
+struct Files {
+    numbers: Vec<u32>,
+    paths: SegmentPaths,
+}
+
+impl Files {
+    /// A page has been written to this segment. One segment is written after another.
+    fn wrote_to(&mut self, segment: u32, segments: &mut Segments) {
+        if self.numbers.last() != Some(&segment) {
+            segments.pin(segment);
+            self.paths.set(self.numbers.len(), Some(Arc::clone(segments.path(segment))));
+            self.numbers.push(segment);
+        }
+    }
+
+    fn unpin(&self, segments: &mut Segments) {
+        self.numbers.iter().for_each(|segment| segments.unpin(*segment));
+    }
 }
 
 /// The page of a group that is to be written next.
@@ -98,8 +120,7 @@ struct Pending {
     written: VecDeque<(u32, u64, Place)>,
     /// Where pages were that were clean at its begin and have another place now.
     inherited: HashMap<u32, (u64, Place)>,
-    /// Segments written for it; pinned.
-    segments: Vec<u32>,
+    segments: Files,
     /// It began while an earlier one was under way.
     overlaps: bool,
 }
@@ -177,7 +198,7 @@ impl Log {
             gone: HashMap::new(),
             deferred: Vec::new(),
         }));
-        let (written, inherited, segments) = (VecDeque::new(), HashMap::new(), Vec::new());
+        let (written, inherited, segments) = (VecDeque::new(), HashMap::new(), Files::default());
         self.snapshots.pending.push(Pending { epoch, written, inherited, segments, overlaps });
         epoch
     }
@@ -261,10 +282,7 @@ impl Log {
         self.segments.add_block(segment, group, count, place.bytes);
         let place = Place { segment, index: place.index, bytes: place.bytes, offset: place.offset };
         let pending = self.snapshots.pending.last_mut().expect("the snapshot being written is pending");
-        if !pending.segments.contains(&segment) {
-            self.segments.pin(segment);
-            pending.segments.push(segment);
-        }
+        pending.segments.wrote_to(segment, &mut self.segments);
         pending.written.push_back((page, sequence, place));
         writing.any_block = true;
     }
@@ -345,7 +363,7 @@ impl Log {
             if let Some((page, sequence, place)) = settling.written.pop_front() {
                 self.set_place(page, sequence, place);
             } else {
-                settling.segments.iter().for_each(|segment| self.segments.unpin(*segment));
+                settling.segments.unpin(&mut self.segments);
                 self.segments.sweep();
                 self.close_files();
                 self.compaction.wake();
@@ -378,7 +396,7 @@ impl Log {
 
     /// A snapshot can no longer become a completed one, or has.
     fn forget(&mut self, pending: Pending) {
-        pending.segments.iter().for_each(|segment| self.segments.unpin(*segment));
+        pending.segments.unpin(&mut self.segments);
         pending.inherited.values().for_each(|(_, place)| self.segments.unpin(place.segment));
     }
 
@@ -399,9 +417,13 @@ impl Log {
     }
 
     /// See [`crate::table::StateTable::segments_needed`].
-    pub fn segments_needed(&self) -> Vec<Arc<str>> {
-        let settling = self.snapshots.settling.as_ref().map_or(&[][..], |settling| &settling.segments);
-        self.segments.needed(settling)
+    pub fn segments_needed(&self) -> SegmentPaths {
+        let mut needed = self.segments.needed();
+        if let Some(settling) = &self.snapshots.settling {
+            // Pages that do not know yet where they lie may have live rows in these.
+            needed.join(&settling.segments.paths);
+        }
+        needed
     }
 
     /// See [`crate::table::StateTable::detach`].

@@ -6,9 +6,8 @@ use crate::error::StoreError;
 use crate::key_group::{KeyGroup, KeyGroups};
 use crate::manifest::KeyedStateMeta;
 use crate::segment::{BlockPlace, Migration, Rows, SegmentBuilder};
-use crate::table::{GroupPlan, StateTable, TableStats, Written};
+use crate::table::{GroupPlan, SegmentPaths, StateTable, TableStats, Written};
 use std::ops::Range;
-use std::sync::Arc;
 
 impl<K: Key, V: Data> StateTable for LogTable<K, V> {
     fn meta(&self) -> KeyedStateMeta {
@@ -43,7 +42,7 @@ impl<K: Key, V: Data> StateTable for LogTable<K, V> {
         true
     }
 
-    fn segments_needed(&self) -> Vec<Arc<str>> {
+    fn segments_needed(&self) -> SegmentPaths {
         self.log.segments_needed()
     }
 
@@ -95,7 +94,7 @@ impl<K: Key, V: Data> StateTable for LogTable<K, V> {
             page_hits: log.counters.page_hits,
             compacted_rows: log.counters.compacted_rows,
             segment_bytes: totals.bytes,
-            segment_live_bytes: totals.live_bytes,
+            segment_live_bytes: totals.live_bytes(),
         }
     }
 }

@@ -424,7 +424,7 @@ fn a_block_restored_behind_loose_rows_is_written_again_with_them() {
     assert_eq!(table.get(1u64.key_hash(), &1), Some(8));
     // If the block kept its place, the loose row would be replayed after it.
     table.begin_snapshot(0, &[GroupPlan::Delta]);
-    assert!(table.segments_needed().is_empty());
+    assert_eq!(table.segments_needed().iter().count(), 0);
 }
 
 #[test]
@@ -446,7 +446,7 @@ fn a_key_restored_as_a_loose_row_and_then_removed_leaves_a_tombstone_while_its_s
     assert_eq!(table.log.tombstones, 1, "what the segment says of the key is still to be undone");
     assert!(table.log.segments.any_older(0, None));
     table.begin_snapshot(0, &[GroupPlan::Delta; 2]);
-    assert_eq!(table.segments_needed(), ["seg".into()]);
+    assert!(table.segments_needed().iter().map(|path| &**path).eq(["seg"]));
 }
 
 /// A key that lies in `group`.

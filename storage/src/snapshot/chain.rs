@@ -7,6 +7,10 @@
 //! A segment is named as long as any state needs it, but only for the states that do (see [`SegmentRef`]): one that has
 //! moved its live rows elsewhere may have dropped its tombstones too, so what is left there must not be read.
 //!
+//! The members are as many as there is state, so a task only notes what a snapshot adds to the chain before and which segments its
+//! tables need. Who first asks for the members puts them together, which is whoever publishes the checkpoint. He also is the last
+//! to hold lists that no longer matter: a chain keeps the one before until the next chain is listed.
+//!
 //! When is a base written anew? A group's base is written anew once its deltas exceed it. All groups grow alike, so each has
 //! a threshold of its own between 3/4 and 5/4, and a limit of its own on the number of deltas: then they do not all come
 //! due in the same checkpoint.
@@ -15,10 +19,10 @@ use crate::ids::{AttemptId, CheckpointId};
 use crate::key_group::KeyGroup;
 use crate::manifest::SegmentRef;
 use crate::segment::{BlockKind, BlockSummary};
-use crate::table::GroupPlan;
-use std::collections::{HashMap, HashSet};
+use crate::table::{GroupPlan, SegmentPaths};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::ops::Range;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// Fewest and one more than the most deltas of a group before its base is written anew.
 const DELTAS: Range<u64> = 64..128;
@@ -59,17 +63,35 @@ struct Group {
     latest: Sequence,
 }
 
+type Groups = HashMap<(u16, KeyGroup), Group>;
+
 /// The segments of one checkpoint of one task.
-#[derive(Clone, Debug, Default)]
+#[derive(Debug, Default)]
 pub(super) struct Chain {
-    /// Oldest first.
-    members: Vec<Arc<Member>>,
-    groups: HashMap<(u16, KeyGroup), Group>,
-    /// Paths of the segments that each log-structured table needs.
-    needed: HashMap<u16, HashSet<Arc<str>>>,
+    groups: Arc<Groups>,
+    members: Mutex<Members>,
+}
+
+/// The members of a chain: `listed`, with what they are put together from until they are.
+#[derive(Debug, Default)]
+struct Members {
+    /// Oldest first, each with the tables that need it, if they have been put together.
+    listed: Option<Vec<(Arc<Member>, Vec<u16>)>>,
+    /// The chain that this one builds on.
+    before: Option<Arc<Chain>>,
+    /// Segments added to those of `before`.
+    added: Vec<Arc<Member>>,
+    /// Segments of `before` that each log-structured table needs.
+    needed: BTreeMap<u16, SegmentPaths>,
 }
 
 impl Chain {
+    /// A chain that builds on `before`, without any segment of log-structured tables so far. Takes no time in the number of segments.
+    pub fn on(before: &Arc<Chain>) -> Self {
+        let members = Members { before: Some(Arc::clone(before)), ..Members::default() };
+        Chain { groups: Arc::clone(&before.groups), members: Mutex::new(members) }
+    }
+
     /// What a snapshot that builds on this chain writes of a group of a table that follows the rule of bases and deltas.
     pub fn plan(&self, table: usize, group: KeyGroup) -> GroupPlan {
         let Some(held) = self.groups.get(&(table as u16, group)) else { return GroupPlan::Base };
@@ -86,13 +108,13 @@ impl Chain {
 
     /// Makes all groups of a table due to be written anew.
     pub fn make_due(&mut self, table: u16) {
-        let of_table = self.groups.iter_mut().filter(|((other, _), _)| *other == table);
+        let of_table = Arc::make_mut(&mut self.groups).iter_mut().filter(|((other, _), _)| *other == table);
         of_table.for_each(|(_, group)| group.deltas = DELTAS.end);
     }
 
-    /// A log-structured table needs these segments and no others of those written so far.
-    pub fn set_needed(&mut self, table: u16, paths: impl IntoIterator<Item = Arc<str>>) {
-        self.needed.insert(table, paths.into_iter().collect());
+    /// A log-structured table needs these segments of those written before, and no others.
+    pub fn set_needed(&mut self, table: u16, paths: SegmentPaths) {
+        self.unlisted().needed.insert(table, paths);
     }
 
     /// Adds a segment with its blocks. Segments come in rising order of their sequence, or with one that other tasks
@@ -100,21 +122,26 @@ impl Chain {
     pub fn append(&mut self, part: Part, blocks: impl Iterator<Item = BlockSummary>) {
         let mut written: HashMap<(u16, KeyGroup), (BlockKind, u64)> = HashMap::new();
         let mut logs: Vec<u16> = Vec::new();
+        let members = self.unlisted();
         for block in blocks {
-            if let Some(paths) = self.needed.get_mut(&block.state) {
-                if !logs.contains(&block.state) {
-                    logs.push(block.state);
-                    paths.insert(Arc::clone(&part.path));
-                }
-            } else {
+            if !members.needed.contains_key(&block.state) {
                 written.entry((block.state, block.group)).or_insert((block.kind, 0)).1 += block.bytes;
+            } else if !logs.contains(&block.state) {
+                logs.push(block.state);
             }
         }
         let sequence = part.sequence;
-        for (pair, (kind, bytes)) in &written {
+        let mut covers: Vec<_> = written.keys().copied().collect();
+        covers.sort_unstable();
+        members.added.push(Arc::new(Member { part, covers, logs }));
+        if written.is_empty() {
+            return;
+        }
+        let groups = Arc::make_mut(&mut self.groups);
+        for (pair, (kind, bytes)) in written {
             let base =
-                Group { base: sequence, base_bytes: *bytes, delta_bytes: 0, deltas: 0, latest: sequence };
-            match (kind, self.groups.get_mut(pair)) {
+                Group { base: sequence, base_bytes: bytes, delta_bytes: 0, deltas: 0, latest: sequence };
+            match (kind, groups.get_mut(&pair)) {
                 (BlockKind::Delta, Some(group)) => {
                     group.delta_bytes += bytes;
                     // Several files of one checkpoint are one delta.
@@ -123,48 +150,71 @@ impl Chain {
                 }
                 (BlockKind::Base, Some(group)) if group.base == sequence => group.base_bytes += bytes,
                 // A first delta without a base stands for one: nothing older says anything of the group.
-                (BlockKind::Base, _) | (BlockKind::Delta, None) => _ = self.groups.insert(*pair, base),
+                (BlockKind::Base, _) | (BlockKind::Delta, None) => _ = groups.insert(pair, base),
             }
         }
-        let mut covers: Vec<_> = written.into_keys().collect();
-        covers.sort_unstable();
-        self.members.push(Arc::new(Member { part, covers, logs }));
     }
 
-    /// Drops the segments that nothing needs any more.
-    pub fn drop_unneeded(&mut self) {
-        let (groups, needed) = (&self.groups, &self.needed);
-        self.members.retain(|member| member.needed_by(groups, needed).next().is_some());
+    fn unlisted(&mut self) -> &mut Members {
+        let members = self.members.get_mut().unwrap_or_else(PoisonError::into_inner);
+        assert!(members.listed.is_none(), "a chain is complete before it is listed");
+        members
+    }
+
+    /// Puts the members together unless that is done: those that a table needs.
+    pub fn list(&self) {
+        drop(self.listed());
+    }
+
+    fn listed(&self) -> MutexGuard<'_, Members> {
+        let mut members = self.members.lock().unwrap_or_else(PoisonError::into_inner);
+        if members.listed.is_some() {
+            return members;
+        }
+        let mut listed = Vec::new();
+        let by_rule = |member: &Member| {
+            let counts = |pair: &&(u16, KeyGroup)| {
+                self.groups.get(*pair).is_some_and(|group| group.base <= member.part.sequence)
+            };
+            member.covers.iter().filter(counts).map(|pair| pair.0).collect::<Vec<_>>()
+        };
+        let mut list = |member: &Arc<Member>, named: &dyn Fn(&u16) -> bool| {
+            let mut tables = by_rule(member);
+            tables.extend(member.logs.iter().filter(|table| named(table)));
+            tables.sort_unstable();
+            tables.dedup();
+            if !tables.is_empty() {
+                listed.push((Arc::clone(member), tables));
+            }
+        };
+        if let Some(before) = &members.before {
+            let mut before = before.listed();
+            let needed: HashMap<u16, HashSet<&str>> = members
+                .needed
+                .iter()
+                .map(|(table, paths)| (*table, paths.iter().map(|p| &**p).collect()))
+                .collect();
+            for (member, _) in before.listed.iter().flatten() {
+                list(member, &|table| {
+                    needed.get(table).is_some_and(|paths| paths.contains(&*member.part.path))
+                });
+            }
+            before.before = None;
+        }
+        members.added.iter().for_each(|member| list(member, &|_| true));
+        (members.added, members.needed) = Default::default();
+        members.listed = Some(listed);
+        members
     }
 
     /// The segments, oldest first; `names` are those of the tables.
     pub fn segments(&self, names: &[String]) -> Vec<SegmentRef> {
-        let reference = |member: &Arc<Member>| {
-            let mut tables: Vec<u16> = member.needed_by(&self.groups, &self.needed).collect();
-            tables.sort_unstable();
-            tables.dedup();
-            SegmentRef {
-                path: member.part.path.to_string(),
-                bytes: member.part.bytes,
-                groups: member.part.groups.clone(),
-                states: tables.into_iter().map(|table| names[usize::from(table)].clone()).collect(),
-            }
+        let reference = |(member, tables): &(Arc<Member>, Vec<u16>)| SegmentRef {
+            path: member.part.path.to_string(),
+            bytes: member.part.bytes,
+            groups: member.part.groups.clone(),
+            states: tables.iter().map(|table| names[usize::from(*table)].clone()).collect(),
         };
-        self.members.iter().map(reference).collect()
-    }
-}
-
-impl Member {
-    /// The tables that need the segment, some of them several times.
-    fn needed_by<'a>(
-        &'a self,
-        groups: &'a HashMap<(u16, KeyGroup), Group>,
-        needed: &'a HashMap<u16, HashSet<Arc<str>>>,
-    ) -> impl Iterator<Item = u16> + 'a {
-        let counts =
-            |pair: &(u16, KeyGroup)| groups.get(pair).is_some_and(|group| group.base <= self.part.sequence);
-        let by_rule = self.covers.iter().filter(move |pair| counts(pair)).map(|pair| pair.0);
-        let named = |table: &u16| needed.get(table).is_some_and(|paths| paths.contains(&self.part.path));
-        by_rule.chain(self.logs.iter().copied().filter(move |table| named(table)))
+        self.listed().listed.iter().flatten().map(reference).collect()
     }
 }

@@ -38,7 +38,7 @@ use crate::io::DiskHandle;
 use crate::key_group::{KeyGroup, KeyGroups};
 use crate::manifest::{KeyedStateMeta, SegmentRef};
 use crate::segment::SegmentBuilder;
-use crate::table::{GroupPlan, StateTable};
+use crate::table::{GroupPlan, SegmentPaths, StateTable};
 use chain::Chain;
 pub use restore::verify;
 pub(crate) use segment_file::SegmentFile;
@@ -189,8 +189,7 @@ impl KeyedSnapshots {
         self.pending.iter_mut().for_each(|pending| pending.finish(tables));
         let metas: Vec<KeyedStateMeta> = (0..tables.count()).map(|i| tables.table(i).meta()).collect();
         let full = savepoint || !self.incremental;
-        let chain = if full { Arc::default() } else { Arc::clone(&self.chain) };
-        let mut needed = Vec::new();
+        let mut chain = if full { Chain::default() } else { Chain::on(&self.chain) };
         let epochs = (0..tables.count())
             .map(|i| {
                 let index = u16::try_from(i).expect("an operator has at most 65,536 states");
@@ -209,7 +208,10 @@ impl KeyedSnapshots {
                 };
                 let epoch = table.begin_snapshot(index, &plan);
                 if log_structured {
-                    needed.push((index, if full { Vec::new() } else { table.segments_needed() }));
+                    chain.set_needed(
+                        index,
+                        if full { SegmentPaths::default() } else { table.segments_needed() },
+                    );
                 }
                 epoch
             })
@@ -235,7 +237,6 @@ impl KeyedSnapshots {
             epochs,
             names,
             chain,
-            needed,
             builder,
             self.file_bytes,
         );
@@ -286,6 +287,8 @@ impl KeyedSnapshots {
         for (i, epoch) in completed.epochs.iter().enumerate() {
             tables.table(i).completed(*epoch);
         }
+        // It is listed already where its segments were published; else as many would add up as nobody has listed.
+        completed.chain.list();
         self.chain = completed.chain;
         crash_point!("snapshot.after_completed");
         for _ in 0..self.pending[..at].iter().filter(|older| !older.savepoint).count() {

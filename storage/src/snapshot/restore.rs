@@ -25,6 +25,7 @@ use crate::segment::{
     BlockDecoder, BlockEntry, BlockKind, BlockPlace, BlockSummary, Migration, Rows, Run, SegmentIndex,
     SegmentReader, Source,
 };
+use crate::table::SegmentPaths;
 use std::collections::{HashMap, HashSet};
 use std::ops::Range;
 use std::path::Path;
@@ -316,7 +317,7 @@ fn chain_of(found: &[Found<'_>], uses: &[Vec<Option<Use>>], bases: &Bases, table
     let mut chain = Chain::default();
     for table in 0..tables.count() {
         if tables.table(table).is_log_structured() {
-            chain.set_needed(table as u16, []);
+            chain.set_needed(table as u16, SegmentPaths::default());
         }
     }
     for (segment, uses) in found.iter().zip(uses) {
@@ -336,11 +337,11 @@ fn chain_of(found: &[Found<'_>], uses: &[Vec<Option<Use>>], bases: &Bases, table
         };
         chain.append(part, blocks.into_iter());
     }
-    chain.drop_unneeded();
     // So that the next completed checkpoint no longer needs the older type.
     for used in uses.iter().flatten().flatten().filter(|used| used.migration.is_needed()) {
         chain.make_due(used.table);
     }
+    chain.list();
     chain
 }
 

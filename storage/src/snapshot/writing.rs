@@ -34,11 +34,8 @@ pub(super) struct Writing {
     pub epochs: Vec<u64>,
     /// Names of the tables' states.
     pub names: Arc<[String]>,
-    /// The chain it builds on, and the files that are complete. Shared with that of the last completed checkpoint as long as there are
-    /// none.
+    /// What it builds on and the files that are complete. Nobody else has it before it is written.
     pub chain: Arc<Chain>,
-    /// What log-structured tables need of the chain, until the chain has been told.
-    needed: Vec<(u16, Vec<Arc<str>>)>,
     builder: SegmentBuilder,
     /// A file ends at the next good place once its rows have this many bytes.
     file_bytes: u64,
@@ -59,8 +56,7 @@ impl Writing {
         groups: Range<KeyGroup>,
         epochs: Vec<u64>,
         names: Arc<[String]>,
-        chain: Arc<Chain>,
-        needed: Vec<(u16, Vec<Arc<str>>)>,
+        chain: Chain,
         builder: SegmentBuilder,
         file_bytes: u64,
     ) -> Self {
@@ -73,8 +69,7 @@ impl Writing {
             path,
             epochs,
             names,
-            chain,
-            needed,
+            chain: Arc::new(chain),
             builder,
             file_bytes,
             table: 0,
@@ -124,7 +119,6 @@ impl Writing {
             if self.builder.block_count() > 0 {
                 self.end_file();
             }
-            own(&mut self.chain, &mut self.needed).drop_unneeded();
         } else if matches!(written, Written::Groups | Written::Done)
             && self.builder.raw_bytes() >= self.file_bytes
             && self.builder.file() < SegmentBuilder::FILES_MAX - 1
@@ -146,16 +140,9 @@ impl Writing {
             groups: self.groups.clone(),
             sequence: (self.checkpoint, self.attempt),
         };
-        own(&mut self.chain, &mut self.needed).append(part, self.builder.blocks());
+        let chain = Arc::get_mut(&mut self.chain).expect("nobody else has the chain before it is written");
+        chain.append(part, self.builder.blocks());
         self.out.push_back((path, self.builder.take(), true));
         crash_point!("snapshot.after_file");
     }
-}
-
-/// The snapshot's own chain, copied and told what of it is needed when it is first to be changed: that takes as long as the chain,
-/// which is why it comes after the begin.
-fn own<'a>(chain: &'a mut Arc<Chain>, needed: &mut Vec<(u16, Vec<Arc<str>>)>) -> &'a mut Chain {
-    let chain = Arc::make_mut(chain);
-    needed.drain(..).for_each(|(table, paths)| chain.set_needed(table, paths));
-    chain
 }

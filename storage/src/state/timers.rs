@@ -15,11 +15,10 @@ use crate::error::StoreError;
 use crate::key_group::{KeyGroup, KeyGroups};
 use crate::manifest::KeyedStateMeta;
 use crate::segment::{BlockPlace, Migration, Rows, SegmentBuilder};
-use crate::table::{GroupPlan, StateTable, TableStats, ValueTable, Written};
+use crate::table::{GroupPlan, SegmentPaths, StateTable, TableStats, ValueTable, Written};
 use std::cmp::Ordering;
 use std::collections::BinaryHeap;
 use std::ops::Range;
-use std::sync::Arc;
 
 /// A timer of `key` in `namespace`, due at `time`.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -205,7 +204,7 @@ impl<K: Key, N: Key> StateTable for TimerQueue<K, N> {
         self.rows.is_log_structured()
     }
 
-    fn segments_needed(&self) -> Vec<Arc<str>> {
+    fn segments_needed(&self) -> SegmentPaths {
         self.rows.segments_needed()
     }
 

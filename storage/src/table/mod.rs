@@ -18,6 +18,7 @@ mod bucket;
 mod epochs;
 mod expiry;
 mod scan;
+mod segment_paths;
 mod state_table;
 mod keyed_table;
 #[cfg(test)]
@@ -26,5 +27,6 @@ mod value_table;
 
 pub(crate) use bucket::prefetch_line;
 pub use keyed_table::{Backend, KeyedTable};
+pub use segment_paths::SegmentPaths;
 pub use state_table::{GroupPlan, StateTable, TableStats, Written};
 pub use value_table::ValueTable;

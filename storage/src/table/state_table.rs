@@ -1,13 +1,13 @@
 //! The untyped side of a table: by it [`crate::snapshot`] writes and restores all states of an operator alike, whatever
 //! their types and their backend.
 
+use super::segment_paths::SegmentPaths;
 use crate::codec::{DecodeError, Schema};
 use crate::error::StoreError;
 use crate::key_group::{KeyGroup, KeyGroups};
 use crate::manifest::KeyedStateMeta;
 use crate::segment::{BlockPlace, Migration, Rows, SegmentBuilder};
 use std::ops::Range;
-use std::sync::Arc;
 
 /// What a snapshot writes of one key group.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -98,9 +98,9 @@ pub trait StateTable: Send {
     }
 
     /// Right after [`StateTable::begin_snapshot`] with [`GroupPlan::Delta`] for every group: the paths of the segments of
-    /// earlier checkpoints that hold rows of this snapshot, in no order. Of log-structured tables only.
-    fn segments_needed(&self) -> Vec<Arc<str>> {
-        Vec::new()
+    /// earlier checkpoints that hold rows of this snapshot. Of log-structured tables only.
+    fn segments_needed(&self) -> SegmentPaths {
+        SegmentPaths::default()
     }
 
     /// How rows whose values were stored under the schema `stored` become rows of this table, by [`Migration::of`]; `None`

@@ -170,7 +170,7 @@ impl<K: Sample, V: Sample> Job<K, V> {
         let plan = if full { GroupPlan::Rebase } else { GroupPlan::Delta };
         let epoch = self.table.begin_snapshot(0, &vec![plan; self.range.len()]);
         let needed = self.table.segments_needed();
-        let needed = if full { Vec::new() } else { needed };
+        let needed = if full { Vec::new() } else { needed.iter().cloned().collect() };
         let (id, expected) = (self.next_id, self.model.clone());
         self.next_id += 1;
         self.shots.push(Shot { id, epoch, expected, needed, own: Vec::new(), builder: None, full });
@@ -445,5 +445,6 @@ impl crate::log::segments::Segments {
         let expected: BTreeMap<u32, u64> =
             live_rows.iter().filter(|(_, live)| **live > 0).map(|(number, live)| (*number, *live)).collect();
         assert_eq!(needed, expected, "live rows of segments are those of their pages");
+        self.check_sums();
     }
 }

@@ -5,7 +5,7 @@ use crate::codec::DecodeError;
 use crate::codec::Schema;
 use crate::log::LogOptions;
 use crate::segment::{BlockPlace, Migration, Rows};
-use crate::table::{Backend, KeyedTable, Written};
+use crate::table::{Backend, KeyedTable, SegmentPaths, Written};
 use std::collections::HashSet;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -246,8 +246,8 @@ impl StateTable for Logged {
         true
     }
 
-    fn segments_needed(&self) -> Vec<Arc<str>> {
-        self.named.clone()
+    fn segments_needed(&self) -> SegmentPaths {
+        self.named.iter().cloned().collect()
     }
 
     fn migration(&self, stored: &Schema) -> Option<Migration> {
