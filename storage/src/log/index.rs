@@ -3,10 +3,12 @@
 //! Extendible hashing. A flat directory, `1 << depth` leaves for each key group, is indexed by the group and the leading bits of the
 //! hash; several positions may lead to one leaf. A leaf starts with one bucket and doubles up to about
 //! 16 KiB, from then on it splits in two by the next bit. So no insert moves more than one leaf, and moving one reads no row: the
-//! tag in an entry, the hash's top 26 bits, tells where it belongs.
+//! tag in an entry, the hash's top 26 bits, tells where it belongs. Nor does one copy a large directory: that of twice the size is
+//! prepared a few positions at a time, from the last doubling on.
 //!
 //! Always true:
 //! - each leaf lies at all directory positions of its group that share its leading bits, and nowhere else;
+//! - what is prepared is the beginning of the directory as it would be if it doubled now;
 //! - every entry names a page that exists and a row in it which is not gone (but see [`super::leaf`] for empty ones).
 //!
 //! Knows nothing of keys: the caller compares rows.
@@ -19,6 +21,13 @@ use std::ops::Range;
 
 /// Bits of a tag: no two keys are told apart beyond these without comparing rows.
 const TAG_BITS: u32 = 26;
+
+/// Positions of the directory that are prepared for its doubling whenever a leaf has to grow. Hundreds of leaves split between two doublings
+/// of a directory of [`PREPARED_FROM`], so a few would do.
+const PREPARED: usize = if cfg!(test) { 8 } else { 256 };
+
+/// Doubling a directory of fewer positions takes no longer than splitting a leaf.
+const PREPARED_FROM: usize = if cfg!(test) { 16 } else { 4096 };
 
 /// The bits of a hash that an entry keeps.
 #[inline(always)]
@@ -36,6 +45,8 @@ pub(super) struct Cursor {
 
 pub(super) struct Index {
     directory: Vec<Leaf>,
+    /// The first positions of the next directory, of twice the size.
+    next: Vec<Leaf>,
     key_groups: KeyGroups,
     /// `first_group << depth`.
     first_position: usize,
@@ -53,6 +64,7 @@ impl Index {
         let mut memory = LeafMemory::new();
         Index {
             directory: groups.clone().map(|_| memory.allocate(0, 0)).collect(),
+            next: Vec::new(),
             key_groups,
             first_position: usize::from(groups.start),
             depth: 0,
@@ -69,7 +81,7 @@ impl Index {
 
     /// Bytes of memory.
     pub fn bytes(&self) -> usize {
-        self.memory.bytes() + self.directory.capacity() * size_of::<Leaf>()
+        self.memory.bytes() + (self.directory.capacity() + self.next.capacity()) * size_of::<Leaf>()
     }
 
     #[inline(always)]
@@ -187,8 +199,9 @@ impl Index {
         }
         let first = (usize::from(group) << self.depth) - self.first_position;
         let positions = self.positions_of(first, depth).len();
-        for leaf in self.directory[first..][..positions << depth].chunks_exact_mut(positions) {
-            leaf.fill(self.memory.allocate(full, depth));
+        for start in (first..first + (positions << depth)).step_by(positions) {
+            let leaf = self.memory.allocate(full, depth);
+            self.lead(start..start + positions, leaf);
         }
         self.leaves += (1 << depth) - 1;
         // SAFETY: it has left the directory, all positions of the group.
@@ -199,6 +212,9 @@ impl Index {
     #[cold]
     #[inline(never)]
     fn make_room(&mut self, hash: u64) -> Leaf {
+        if self.directory.len() >= PREPARED_FROM {
+            self.prepare(PREPARED);
+        }
         loop {
             let position = self.position(hash);
             let leaf = self.directory[position];
@@ -244,9 +260,39 @@ impl Index {
 
     /// Doubles the directory.
     fn deepen(&mut self) {
-        self.directory = self.directory.iter().flat_map(|leaf| [*leaf; 2]).collect();
+        self.prepare(usize::MAX);
+        // Its memory will be the next one's, since giving back much takes long as well.
+        std::mem::swap(&mut self.directory, &mut self.next);
+        self.next.clear();
         self.depth += 1;
         self.first_position *= 2;
+    }
+
+    /// Prepares the doubling of up to `count` more positions.
+    fn prepare(&mut self, count: usize) {
+        self.next.reserve_exact(2 * self.directory.len() - self.next.len());
+        let left = &self.directory[self.next.len() / 2..];
+        self.next.extend(left.iter().take(count).flat_map(|leaf| [*leaf; 2]));
+    }
+
+    /// Makes these positions lead to `leaf`.
+    fn lead(&mut self, positions: Range<usize>, leaf: Leaf) {
+        let prepared = self.next.len();
+        self.next[(2 * positions.start).min(prepared)..(2 * positions.end).min(prepared)].fill(leaf);
+        self.directory[positions].fill(leaf);
+    }
+
+    /// The positions of the directory, and how many of the next one are prepared.
+    #[cfg(test)]
+    pub fn prepared(&self) -> (usize, usize) {
+        (self.directory.len(), self.next.len())
+    }
+
+    /// Checks what is prepared.
+    #[cfg(test)]
+    pub fn check_prepared(&self) {
+        let doubled = self.directory.iter().flat_map(|leaf| [leaf; 2]);
+        assert!(self.next.iter().eq(doubled.take(self.next.len())), "what is prepared follows each change");
     }
 
     /// The directory positions of the leaf at `position`.
@@ -262,7 +308,7 @@ impl Index {
         let depth = unsafe { leaf.header().depth };
         let new = self.memory.allocate(size, depth);
         let positions = self.positions_of(position, depth);
-        self.directory[positions].fill(new);
+        self.lead(positions, new);
         self.redistribute(leaf, |_| new);
     }
 
@@ -273,8 +319,8 @@ impl Index {
         let halves = [0; 2].map(|_| self.memory.allocate(leaf.size(), depth + 1));
         let positions = self.positions_of(position, depth);
         let middle = positions.start + positions.len() / 2;
-        self.directory[positions.start..middle].fill(halves[0]);
-        self.directory[middle..positions.end].fill(halves[1]);
+        self.lead(positions.start..middle, halves[0]);
+        self.lead(middle..positions.end, halves[1]);
         self.leaves += 1;
         self.redistribute(leaf, |tag| halves[(tag >> (TAG_BITS - 1 - depth) & 1) as usize]);
     }

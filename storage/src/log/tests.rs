@@ -325,6 +325,24 @@ proptest! {
 }
 
 #[test]
+fn a_large_directory_of_the_index_is_prepared_whole_by_the_time_it_doubles() {
+    let mut table = LogTable::<u64, u64>::new("state", KeyGroups::new(4), 0..4, LogOptions::default());
+    let (mut before, mut doublings) = (table.log.index.prepared(), 0);
+    for key in 0..400_000u64 {
+        table.insert(key.key_hash(), &key, key);
+        let after = table.log.index.prepared();
+        if after.0 != before.0 {
+            assert!(before.0 <= 32 || before.1 >= 2 * before.0 - 16, "of {} only {}", 2 * before.0, before.1);
+            doublings += 1;
+            table.log.index.check_prepared();
+        }
+        before = after;
+    }
+    assert!(doublings >= 6, "{doublings}");
+    table.log.check_invariants();
+}
+
+#[test]
 fn room_for_the_expected_rows_is_made_at_once_and_lasts() {
     for rows in [1_000, 40_000, 300_000u64] {
         let mut table = LogTable::<u64, u64>::new("state", KeyGroups::new(1), 0..1, LogOptions::default());

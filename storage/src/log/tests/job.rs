@@ -408,6 +408,7 @@ impl crate::log::core::Log {
     /// Checks what is always true of counts and lists.
     pub fn check_invariants(&self) {
         self.pages.check_bits();
+        self.index.check_prepared();
         let (mut rows, mut tombstones, mut entries) = (0, 0, 0);
         let mut live_rows: BTreeMap<u32, u64> = BTreeMap::new();
         for group in 0..self.range.len() {
