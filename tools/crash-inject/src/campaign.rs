@@ -58,6 +58,8 @@ struct Aim {
     misses: u64,
     /// Only a life that restores passes it.
     late: bool,
+    /// It has been missed, so `reach` is about right: from then on it grows by one, as each miss costs a life.
+    settled: bool,
 }
 
 /// A campaign so far.
@@ -101,7 +103,7 @@ pub struct Cycle {
 impl Campaign {
     /// A campaign over `points`.
     pub fn new(kind: Kind, goal: u64, seed: u64, points: &[String]) -> Self {
-        let aim = Aim { reach: 2, misses: 0, late: false };
+        let aim = Aim { reach: 2, misses: 0, late: false, settled: false };
         Campaign {
             kind,
             goal,
@@ -217,7 +219,8 @@ impl Campaign {
                     if let Some(aim) = self.aims.get_mut(point) {
                         aim.misses = 0;
                         if *count * 2 > aim.reach {
-                            aim.reach = (aim.reach * 2).min(REACH_MAX);
+                            let more = if aim.settled { 1 } else { aim.reach };
+                            aim.reach = (aim.reach + more).min(REACH_MAX);
                         }
                     }
                     cycle.pending.push(point.clone());
@@ -239,6 +242,7 @@ impl Campaign {
             aim.misses += 1;
             aim.late |= count == 1;
             aim.reach = (aim.reach / 2).max(1);
+            aim.settled = true;
         }
     }
 }
