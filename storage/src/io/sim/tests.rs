@@ -404,7 +404,7 @@ fn all_images_in_turn_include_every_one_that_seeds_find() {
 fn what_is_durable_multiplies_no_images() {
     let (disk, handle) = disk();
     for number in 0..20 {
-        handle.write_file_durable(&format!("/{number}"), &[1; 700]).expect("new");
+        handle.write_file_durable(format!("/{number}"), &[1; 700]).expect("new");
     }
     handle.sync_dir("/").wait().expect("synced");
     let file = handle.open("/f", OpenMode::CreateNew).wait().unwrap();
