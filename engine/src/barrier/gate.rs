@@ -351,7 +351,7 @@ impl Gate {
     ///
     /// An at-least-once round that the task has heard of is snapshotted first: its snapshot must not say that the task has
     /// finished when that of a producer says that it has not, or a restore would send records to a task that reads no more.
-    /// In other rounds the end lies behind a cut that no task passes before its snapshot.
+    /// In other rounds the end lies behind the cut, or at it: see [`Gate::aligning`].
     pub fn all_ended(&self) -> bool {
         self.ended == self.channels.len()
             && (self.channels.is_empty() || !self.rounds.iter().any(Round::holds_back_the_end))
