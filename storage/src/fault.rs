@@ -48,6 +48,8 @@ pub enum Fault {
     AtLeastOnceWhenAnnounced,
     /// The end of a stream counts as reached when it is announced.
     EndWhenSeen,
+    /// A task ends although a round whose barrier has come waits for its snapshot.
+    EndPassesBarrier,
     /// A channel whose end is announced is not captured.
     EndedNotCaptured,
     /// A round keeps the mode it was first heard of with, whatever is announced or runs out later.

@@ -103,6 +103,13 @@ impl Gate {
         self.refresh();
     }
 
+    /// The job drains, and `checkpoint`, which has just been triggered, is of what that leaves: the task ends before it snapshots it.
+    pub fn end_first(&mut self, checkpoint: CheckpointId) {
+        if let Some(index) = self.index_of(checkpoint) {
+            self.rounds[index].end_first();
+        }
+    }
+
     /// The alignment timer of a checkpoint has run out, possibly before the task has heard of the checkpoint.
     ///
     /// Counts until the task has snapshotted, and not for a checkpoint triggered as aligned for good or at-least-once.
@@ -349,12 +356,14 @@ impl Gate {
 
     /// True when every input has ended; so for a task without inputs, which knows itself when it is done.
     ///
-    /// An at-least-once round that the task has heard of is snapshotted first: its snapshot must not say that the task has
-    /// finished when that of a producer says that it has not, or a restore would send records to a task that reads no more.
-    /// In other rounds the end lies behind the cut, or at it: see [`Gate::aligning`].
+    /// A round that the task has heard of is snapshotted first: its snapshot must not say that the task has finished when that
+    /// of a producer says that it has not, or a restore would send records to a task that reads no more. In at-least-once rounds
+    /// the task may have passed the cut, in others the end may lie at it, with no batch between.
     pub fn all_ended(&self) -> bool {
         self.ended == self.channels.len()
-            && (self.channels.is_empty() || !self.rounds.iter().any(Round::holds_back_the_end))
+            && (self.channels.is_empty()
+                || broken!(self, EndPassesBarrier)
+                || !self.rounds.iter().any(Round::holds_back_the_end))
     }
 
     /// The task has finished, and announced the end of its outputs. It goes on to snapshot rounds, at once.

@@ -36,6 +36,8 @@ pub(super) struct Round {
     /// Triggered as aligned for good (a savepoint is, for one): a timer has no say.
     never_expires: bool,
     at_least_once: bool,
+    /// Its snapshot is one of a task that has ended.
+    ends_first: bool,
 }
 
 impl Round {
@@ -66,6 +68,7 @@ impl Round {
             expired: false,
             never_expires: false,
             at_least_once: false,
+            ends_first: false,
         }
     }
 
@@ -104,9 +107,14 @@ impl Round {
         self.started && (self.positions.is_empty() || self.positions.iter().any(|position| position.bounded))
     }
 
+    /// The task is to end before it snapshots this round.
+    pub fn end_first(&mut self) {
+        self.ends_first = true;
+    }
+
     /// True while the task must not finish: it would pass the round's barrier, and say so in its snapshot.
     pub fn holds_back_the_end(&self) -> bool {
-        self.mode() == BarrierMode::AtLeastOnce && self.heard() && !self.snapshotted
+        self.heard() && !self.snapshotted && !self.ends_first
     }
 
     pub fn expire(&mut self) {

@@ -16,6 +16,7 @@
 //! | 10 | an unaligned or timed checkpoint never overlaps another | `an_unaligned_checkpoint_never_overlaps_another` | `UnalignedOverlaps` |
 //! | 11 | the end of a stream is a cut, reached when everything before it is processed | `the_end_of_a_stream_counts_when_reached_and_bounds_every_round_without_its_own_cut` | `EndWhenSeen` |
 //! | 11 | … and bounds captures | `an_ended_channel_is_captured_up_to_its_end` | `EndedNotCaptured` |
+//! | 11 | … and waits for the snapshot of a round whose barrier has come | `an_end_right_behind_a_barrier_waits_for_the_snapshot` | `EndPassesBarrier` |
 //! | 12 | every task is triggered: one whose inputs have ended starts by itself | `a_task_whose_inputs_have_all_ended_starts_at_the_trigger` | `TriggerForSourcesOnly` |
 //! | 13 | an abort leaves prepared output alone; a manifest lists all that is uncommitted | `output_of_an_aborted_checkpoint_is_listed_and_committed_by_the_next` | `ListsOwnCommittablesOnly` |
 //! | 14 | aligned-only inputs reach their cuts before the snapshot | `an_aligned_only_input_reaches_its_cut_before_an_unaligned_snapshot` | `AlignedOnlyIgnored` |
@@ -84,6 +85,7 @@ const RULES: &[Rule] = rules! {
     10 core_tests::triggers::an_unaligned_checkpoint_never_overlaps_another UnalignedOverlaps;
     11 ends::the_end_of_a_stream_counts_when_reached_and_bounds_every_round_without_its_own_cut EndWhenSeen;
     11 ends::an_ended_channel_is_captured_up_to_its_end EndedNotCaptured;
+    11 ends::an_end_right_behind_a_barrier_waits_for_the_snapshot EndPassesBarrier;
     12 ends::a_task_whose_inputs_have_all_ended_starts_at_the_trigger TriggerForSourcesOnly;
     13 task_ends::output_of_an_aborted_checkpoint_is_listed_and_committed_by_the_next ListsOwnCommittablesOnly;
     14 capture::an_aligned_only_input_reaches_its_cut_before_an_unaligned_snapshot AlignedOnlyIgnored;

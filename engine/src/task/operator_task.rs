@@ -176,6 +176,7 @@ impl<B: Body> OperatorTask<B> {
             TaskCommand::Trigger(trigger) => {
                 self.parts.gate.trigger(trigger.checkpoint, trigger.mode);
                 if trigger.kind.stop() == Some(StopMode::Drain) {
+                    self.parts.gate.end_first(trigger.checkpoint);
                     self.stopping = Stopping::Draining;
                 }
                 self.triggers.push(trigger.clone());
@@ -251,17 +252,6 @@ impl<B: Body> OperatorTask<B> {
             }
         }
         Ok(true)
-    }
-
-    /// True while a checkpoint whose barrier has come waits for its snapshot. The end of an input may lie right behind that barrier,
-    /// with no batch between: a snapshot must not say that the task has ended when that of a producer says that it has not, or
-    /// a restore would send records to a task that has said its last. Only one that drains wants the end first.
-    fn owes_snapshot(&self) -> bool {
-        let drains = |id| {
-            let trigger = self.triggers.iter().find(|trigger| trigger.checkpoint == id);
-            trigger.is_some_and(|trigger| trigger.kind.stop() == Some(StopMode::Drain))
-        };
-        self.parts.gate.aligning().is_some_and(|id| !drains(id))
     }
 
     /// Moves towards the end once all input has been processed. Returns whether something changed.
@@ -369,8 +359,7 @@ impl<B: Body> OperatorTask<B> {
             // What has just been consumed may have been all that a barrier waited for.
             busy |= self.snapshot_when_ready(now)?;
         }
-        let ended =
-            ended || self.parts.body.has_inputs() && self.parts.gate.all_ended() && !self.owes_snapshot();
+        let ended = ended || self.parts.body.has_inputs() && self.parts.gate.all_ended();
         busy |= self.end(ended)?;
         wake_at = earliest(wake_at, self.flush(now));
         if self.savepoint_waits {

@@ -111,6 +111,7 @@ mutations! {
     schedules_catch_reading_past_cuts: Some(Fault::NeverHoldsBack), None;
     schedules_catch_at_least_once_snapshots_at_the_announcement: Some(Fault::AtLeastOnceWhenAnnounced), None;
     schedules_catch_an_end_of_stream_that_counts_when_seen: Some(Fault::EndWhenSeen), None;
+    schedules_catch_an_end_that_passes_a_barrier: Some(Fault::EndPassesBarrier), None;
     schedules_catch_ended_channels_left_uncaptured: Some(Fault::EndedNotCaptured), None;
     schedules_catch_a_forgotten_early_abort: Some(Fault::EarlyAbortForgotten), None;
     schedules_catch_an_abort_that_releases_nothing: Some(Fault::AbortKeepsHolding), None;

@@ -46,6 +46,37 @@ fn a_task_that_has_heard_of_an_at_least_once_round_snapshots_before_it_ends() {
 }
 
 #[test]
+pub(crate) fn an_end_right_behind_a_barrier_waits_for_the_snapshot() {
+    holds_only_without(Fault::EndPassesBarrier, || {
+        for mode in [BarrierMode::Aligned, BarrierMode::Unaligned, BarrierMode::AtLeastOnce] {
+            let mut gate = gate(2);
+            gate.end(1, 0);
+            gate.announce(0, Announcement { mark: barrier(1, mode), cut: 2 });
+            gate.end(0, 2);
+            gate.consumed(0, 2);
+            assert!(gate.ended(0) && gate.ended(1) && !gate.all_ended(), "{mode:?}");
+            gate.pass(1, mode);
+            assert!(gate.all_ended(), "{mode:?}");
+        }
+    });
+}
+
+#[test]
+fn of_a_job_that_drains_the_end_comes_first() {
+    let mut gate = gate(1);
+    gate.trigger(id(1), Aligned);
+    gate.barrier(0, 1, 0);
+    gate.trigger(id(2), Aligned);
+    gate.end_first(id(2));
+    gate.end(0, 0);
+    assert!(!gate.all_ended());
+    gate.pass(1, BarrierMode::Aligned);
+    assert!(gate.all_ended());
+    gate.finish();
+    gate.pass(2, BarrierMode::Aligned);
+}
+
+#[test]
 fn an_aborted_at_least_once_round_holds_no_end_back() {
     let mut gate = gate(1);
     gate.trigger(id(1), AtLeastOnce);

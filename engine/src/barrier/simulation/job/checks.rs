@@ -38,6 +38,14 @@ impl Job<'_> {
         checkpoint: CheckpointId,
         snapshots: &[Snapshot],
     ) -> Result<(), Violation> {
+        // After a restore the producer may go on; nobody would read that.
+        let mut channels = self.plan.channels.iter();
+        if let Some(channel) = channels.find(|c| snapshots[c.to].finished && !snapshots[c.from].finished) {
+            return Err(format!(
+                "checkpoint {checkpoint} says that task {} has finished and its producer {} has not",
+                channel.to, channel.from
+            ));
+        }
         for (lane, plan) in self.plan.lanes.iter().enumerate() {
             let (from, to) = (self.plan.channels[plan.channel].from, self.plan.channels[plan.channel].to);
             let emitted = self.plan.emitted(lane, snapshots[from].position, &snapshots[from].next);
