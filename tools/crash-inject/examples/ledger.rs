@@ -6,7 +6,7 @@
 //! With `LEDGER_EARLY=1` the sink writes that file already when it prepares. Without crashes nobody notices. But a process that
 //! dies before the checkpoint is complete has shown numbers that the restored job shows again.
 
-use crash_inject::contract::{Asked, Audit, Step};
+use crash_inject::contract::{self, Asked, Audit};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
@@ -15,7 +15,7 @@ use thalweg::connector::{
     BoxError, ConnectorContext, Sink, SinkSnapshot, SinkWriter, Source, SourceOutput, SourceReader,
     SourceStatus,
 };
-use thalweg::{CheckpointId, Data, Dataflow, DriverChoice, Engine, JobStatus, RestartStrategy};
+use thalweg::{CheckpointId, Data, Dataflow, DriverChoice, Engine, RestartStrategy};
 use thalweg_storage::io::DiskHandle;
 use thalweg_storage::manifest::Committable;
 
@@ -173,27 +173,10 @@ impl SinkWriter for LedgerWriter {
 }
 
 fn main() -> ExitCode {
-    let served = Asked::from_environment().map_err(BoxError::from).and_then(|asked| match asked.step {
-        Step::Run => run(&asked),
-        Step::Verify => {
-            println!("{}", serde_json::to_string(&audit(&asked.dir.join("ledger"))?)?);
-            Ok(())
-        }
-    });
-    match served {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("error: {error}");
-            ExitCode::FAILURE
-        }
-    }
+    contract::serve(run, |asked| audit(&asked.dir.join("ledger")))
 }
 
 fn run(asked: &Asked) -> Result<(), BoxError> {
-    let done = asked.dir.join("done");
-    if done.exists() {
-        return Ok(());
-    }
     let early = std::env::var_os("LEDGER_EARLY").is_some();
     let flow = Dataflow::new("ledger");
     flow.source("numbers", Counting)
@@ -208,21 +191,7 @@ fn run(asked: &Asked) -> Result<(), BoxError> {
         .restart_strategy(RestartStrategy::None)
         .build()?;
     let job = engine.run(flow)?;
-    let mut told = false;
-    loop {
-        let ended = job.wait_timeout(Duration::from_millis(if told { 50 } else { 2 }));
-        if !told && matches!(job.status(), JobStatus::Running | JobStatus::Finished) {
-            told = true;
-            if let Some(checkpoint) = job.metrics().checkpoints.restored {
-                println!("restored checkpoint {checkpoint}");
-            }
-        }
-        if let Some(ended) = ended {
-            ended?;
-            break;
-        }
-    }
-    Ok(std::fs::write(done, "")?)
+    Ok(contract::wait(&job)?)
 }
 
 /// The numbers of all epochs, in order, should be 1, 2, … up to the last.

@@ -4,7 +4,7 @@
 //! `user,number,item,times`, where `times` says how often the user has done the same by then. So what comes out does not
 //! depend on when timers fire, while what is in state does.
 
-use crash_inject::contract::{Asked, Audit, Step};
+use crash_inject::contract::{self, Asked, Audit};
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::process::ExitCode;
@@ -16,7 +16,7 @@ use thalweg::operators::KeyedContext;
 use thalweg::state::{
     ListState, ListStateDescriptor, MapState, MapStateDescriptor, ValueState, ValueStateDescriptor,
 };
-use thalweg::{CheckpointMode, Dataflow, DriverChoice, Engine, JobStatus, RestartStrategy};
+use thalweg::{CheckpointMode, Dataflow, DriverChoice, Engine, RestartStrategy};
 
 type Error = Box<dyn std::error::Error>;
 
@@ -52,27 +52,10 @@ fn act(n: u64) -> Act {
 }
 
 fn main() -> ExitCode {
-    let served = Asked::from_environment().map_err(Error::from).and_then(|asked| match asked.step {
-        Step::Run => run(&asked),
-        Step::Verify => {
-            println!("{}", serde_json::to_string(&audit(&asked.dir.join("output"))?)?);
-            Ok(())
-        }
-    });
-    match served {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("error: {error}");
-            ExitCode::FAILURE
-        }
-    }
+    contract::serve(run, |asked| audit(&asked.dir.join("output")))
 }
 
 fn run(asked: &Asked) -> Result<(), Error> {
-    let done = asked.dir.join("done");
-    if done.exists() {
-        return Ok(());
-    }
     let mode = [CheckpointMode::Unaligned, CheckpointMode::Aligned][(asked.seed / 2 % 2) as usize];
     let engine = Engine::builder()
         .driver([DriverChoice::Threads, DriverChoice::Auto][(asked.seed % 2) as usize])
@@ -88,22 +71,7 @@ fn run(asked: &Asked) -> Result<(), Error> {
         .restart_strategy(RestartStrategy::None)
         .build()?;
     let job = engine.run(dataflow(&asked.dir.join("output")))?;
-    let mut told = false;
-    loop {
-        let ended = job.wait_timeout(Duration::from_millis(if told { 50 } else { 2 }));
-        let runs = matches!(job.status(), JobStatus::Running | JobStatus::Finished);
-        if runs && !told {
-            told = true;
-            if let Some(checkpoint) = job.metrics().checkpoints.restored {
-                println!("restored checkpoint {checkpoint}");
-            }
-        }
-        if let Some(ended) = ended {
-            ended?;
-            break;
-        }
-    }
-    Ok(std::fs::write(done, "")?)
+    Ok(contract::wait(&job)?)
 }
 
 fn dataflow(output: &Path) -> Dataflow {

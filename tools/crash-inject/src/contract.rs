@@ -16,7 +16,11 @@
 //!   It exits with success whatever it finds.
 
 use serde::{Deserialize, Serialize};
+use std::fmt::Display;
 use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::Duration;
+use thalweg::{JobHandle, JobStatus};
 
 /// Environment variable of the step.
 pub const STEP: &str = "CRASH_INJECT_JOB";
@@ -77,6 +81,58 @@ impl Asked {
         let seed = variable(SEED)?;
         let seed = seed.parse().map_err(|_| format!("{SEED}={seed} is no number"))?;
         Ok(Asked { step, dir: variable(DIR)?.into(), seed })
+    }
+}
+
+/// The whole of a job's `main`: does what the environment asks for. `run` processes the input to its end, and is not called again
+/// once it has; `audit` compares the output.
+pub fn serve<E: From<String> + From<std::io::Error> + From<serde_json::Error> + Display>(
+    run: impl FnOnce(&Asked) -> Result<(), E>,
+    audit: impl FnOnce(&Asked) -> Result<Audit, E>,
+) -> ExitCode {
+    let served = Asked::from_environment().map_err(E::from).and_then(|asked| {
+        let done = asked.dir.join("done");
+        match asked.step {
+            Step::Run if done.exists() => {}
+            Step::Run => {
+                run(&asked)?;
+                std::fs::write(done, "")?;
+            }
+            Step::Verify => println!("{}", serde_json::to_string(&audit(&asked)?)?),
+        }
+        Ok(())
+    });
+    match served {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Tells the tool, once `job` runs, which checkpoint it has restored; `told` says whether it has been told.
+pub fn tell_restored(job: &JobHandle, told: &mut bool) {
+    if !*told && matches!(job.status(), JobStatus::Running | JobStatus::Finished) {
+        *told = true;
+        if let Some(checkpoint) = job.metrics().checkpoints.restored {
+            println!("{RESTORED}{checkpoint}");
+        }
+    }
+}
+
+/// Waits until `job` has ended, and tells the tool meanwhile what it has restored.
+///
+/// # Errors
+/// As the job ended.
+pub fn wait(job: &JobHandle) -> Result<(), thalweg::Error> {
+    let mut told = false;
+    loop {
+        let ended = job.wait_timeout(Duration::from_millis(if told { 50 } else { 2 }));
+        tell_restored(job, &mut told);
+        if let Some(ended) = ended {
+            return ended;
+        }
     }
 }
 

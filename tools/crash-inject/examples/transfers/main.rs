@@ -19,7 +19,7 @@ mod audit;
 mod errand;
 mod outside;
 
-use crash_inject::contract::{Asked, RESTORED, Step};
+use crash_inject::contract::{self, Asked};
 use crash_inject::random::Random;
 use errand::{Errand, Next};
 use outside::{Archive, Ledger, Row};
@@ -32,8 +32,7 @@ use thalweg::connector::{GeneratorSource, TwoPhaseSink, WriteAheadSink};
 use thalweg::operator::Collector;
 use thalweg::state::{ValueState, ValueStateDescriptor};
 use thalweg::{
-    CheckpointMode, Dataflow, DriverChoice, Engine, JobHandle, JobStatus, RestartStrategy, RestoreMode,
-    RestoreSettings,
+    CheckpointMode, Dataflow, DriverChoice, Engine, JobHandle, RestartStrategy, RestoreMode, RestoreSettings,
 };
 
 type Error = Box<dyn std::error::Error>;
@@ -49,27 +48,10 @@ fn transfer(n: u64) -> (u64, u64) {
 }
 
 fn main() -> ExitCode {
-    let served = Asked::from_environment().map_err(Error::from).and_then(|asked| match asked.step {
-        Step::Run => run(&asked),
-        Step::Verify => {
-            println!("{}", serde_json::to_string(&audit::audit(&asked.dir)?)?);
-            Ok(())
-        }
-    });
-    match served {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("error: {error}");
-            ExitCode::FAILURE
-        }
-    }
+    contract::serve(run, |asked| audit::audit(&asked.dir))
 }
 
 fn run(asked: &Asked) -> Result<(), Error> {
-    let done = asked.dir.join("done");
-    if done.exists() {
-        return Ok(());
-    }
     let mut random = Random::of_part(asked.seed, count_life(&asked.dir.join("lives"))?);
     let mut start: Option<RestoreSettings> = None;
     loop {
@@ -81,12 +63,11 @@ fn run(asked: &Asked) -> Result<(), Error> {
         };
         let savepoints = asked.dir.join("savepoints");
         match attend(&engine, &job, start.as_ref(), Errand::any(&savepoints, &mut random))? {
-            Next::Done => break,
+            Next::Done => return Ok(()),
             Next::GoOn => start = None,
             Next::StartFrom(savepoint) => start = Some(savepoint),
         }
     }
-    Ok(std::fs::write(done, "")?)
 }
 
 /// Watches the job, runs the errand once it is due, and says how to go on.
@@ -104,12 +85,7 @@ fn attend(
     loop {
         let ended = job.wait_timeout(Duration::from_millis(2));
         let stats = job.metrics().checkpoints;
-        if !told && matches!(job.status(), JobStatus::Running | JobStatus::Finished) {
-            told = true;
-            if let Some(checkpoint) = stats.restored {
-                println!("{RESTORED}{checkpoint}");
-            }
-        }
+        contract::tell_restored(job, &mut told);
         if let Some(ended) = ended {
             return Ok(ended.map(|()| Next::Done)?);
         }

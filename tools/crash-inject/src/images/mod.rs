@@ -95,35 +95,29 @@ pub struct Outcome {
 pub fn explore(seed: u64, count: u64, threads: usize, go_on: impl FnMut(&Outcome) -> bool + Send) -> Outcome {
     let next = AtomicU64::new(seed);
     let shared = Mutex::new((Outcome::default(), Hashes::new(), go_on));
-    std::thread::scope(|scope| {
-        for _ in 0..threads {
-            scope.spawn(|| {
-                loop {
-                    let left = {
-                        let (outcome, _, go_on) = &mut *shared.lock().expect("no life panics here");
-                        if outcome.distinct >= count || !outcome.complaints.is_empty() || !go_on(outcome) {
-                            break;
-                        }
-                        count - outcome.distinct
-                    };
-                    let own = next.fetch_add(1, Ordering::Relaxed);
-                    let mut found = Hashes::new();
-                    let life = || live(own, Look::thorough(own), &mut found, left);
-                    let lived = catch_unwind(AssertUnwindSafe(life));
-                    let (outcome, hashes, _) = &mut *shared.lock().expect("no life panics here");
-                    match lived {
-                        Ok(seen) => outcome.seen.add(seen),
-                        Err(panic) => {
-                            outcome.complaints.push(format!("--seed {own}: {}", message_of(&*panic)));
-                        }
-                    }
-                    hashes.extend(found);
-                    outcome.lives += 1;
-                    outcome.distinct = hashes.len() as u64;
-                }
-            });
+    // How many images are wanted, unless that is enough.
+    let left = || {
+        let (outcome, _, go_on) = &mut *shared.lock().expect("no life panics here");
+        let goes_on = outcome.distinct < count && outcome.complaints.is_empty() && go_on(outcome);
+        goes_on.then(|| count - outcome.distinct)
+    };
+    let live_on = || {
+        while let Some(left) = left() {
+            let own = next.fetch_add(1, Ordering::Relaxed);
+            let mut found = Hashes::new();
+            let life = || live(own, Look::thorough(own), &mut found, left);
+            let lived = catch_unwind(AssertUnwindSafe(life));
+            let (outcome, hashes, _) = &mut *shared.lock().expect("no life panics here");
+            match lived {
+                Ok(seen) => outcome.seen.add(seen),
+                Err(panic) => outcome.complaints.push(format!("--seed {own}: {}", message_of(&*panic))),
+            }
+            hashes.extend(found);
+            outcome.lives += 1;
+            outcome.distinct = hashes.len() as u64;
         }
-    });
+    };
+    std::thread::scope(|scope| (0..threads).for_each(|_| drop(scope.spawn(live_on))));
     shared.into_inner().expect("no life panics here").0
 }
 
