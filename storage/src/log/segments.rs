@@ -139,12 +139,6 @@ impl Segments {
     /// A block of `rows` rows of `group` lies in the segment.
     pub fn add_block(&mut self, number: u32, group: u16, rows: u32, bytes: u32) {
         let segment = self.get_mut(number);
-        if segment.is_needed() {
-            // A restore adds to it while its rows are told one block after another.
-            self.totals.bytes += u64::from(bytes);
-            self.totals.rows += u64::from(rows);
-        }
-        let segment = self.get_mut(number);
         segment.bytes += u64::from(bytes);
         segment.rows += u64::from(rows);
         let word = usize::from(group) / 64;
@@ -152,6 +146,11 @@ impl Segments {
             segment.groups.resize(word + 1, 0);
         }
         segment.groups[word] |= 1 << (group % 64);
+        if segment.is_needed() {
+            // A restore adds to it while its rows are told one block after another.
+            self.totals.bytes += u64::from(bytes);
+            self.totals.rows += u64::from(rows);
+        }
     }
 
     /// A page with `live` live rows has its place in the segment now.
