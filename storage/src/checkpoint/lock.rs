@@ -5,6 +5,10 @@
 //! through [`crate::io::Disk`], because it is no data: nothing is read, written or synced, and the lock must live as
 //! long as the open file, which a disk would hide. The file itself stays: removing it would let two engines lock
 //! two files of one name.
+//!
+//! A killed process keeps its locks until the kernel has taken its memory back, which takes the longer the more state
+//! there was. Whoever starts the next engine at once finds the directory locked by nobody who lives: so the lock is waited for,
+//! for a bounded time.
 #![expect(
     clippy::disallowed_methods,
     reason = "a lock lives as long as its descriptor, which `Disk` does not show"
@@ -14,6 +18,12 @@ use super::names;
 use crate::error::StoreError;
 use std::fs::{File, OpenOptions, TryLockError};
 use std::path::Path;
+use std::time::{Duration, Instant};
+
+/// How long the lock is waited for: many times what a kernel needs to take back tens of gigabytes.
+const PATIENCE: Duration = Duration::from_secs(5);
+/// Time between two tries.
+const PAUSE: Duration = Duration::from_millis(10);
 
 /// A held lock; released on drop.
 #[derive(Debug)]
@@ -22,7 +32,7 @@ pub(super) struct DirectoryLock {
 }
 
 impl DirectoryLock {
-    /// Takes the lock of the job directory `dir`, which exists.
+    /// Takes the lock of the job directory `dir`, which exists; waits for it, five seconds at most.
     pub fn take(dir: &Path) -> Result<Self, StoreError> {
         let path = dir.join(names::LOCK);
         let mut options = OpenOptions::new();
@@ -30,10 +40,31 @@ impl DirectoryLock {
         #[cfg(unix)]
         std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
         let file = options.open(&path).map_err(|e| StoreError::io("opening the lock file", &path, e))?;
-        match file.try_lock() {
-            Ok(()) => Ok(DirectoryLock { _file: file }),
-            Err(TryLockError::WouldBlock) => Err(StoreError::Locked { path: dir.to_owned() }),
-            Err(TryLockError::Error(e)) => Err(StoreError::io("locking", &path, e)),
+        let start = Instant::now();
+        loop {
+            match file.try_lock() {
+                Ok(()) => return Ok(DirectoryLock { _file: file }),
+                Err(TryLockError::WouldBlock) if start.elapsed() < PATIENCE => std::thread::sleep(PAUSE),
+                Err(TryLockError::WouldBlock) => return Err(StoreError::Locked { path: dir.to_owned() }),
+                Err(TryLockError::Error(e)) => return Err(StoreError::io("locking", &path, e)),
+            }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_lock_that_is_let_go_meanwhile_is_taken() {
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        let held = DirectoryLock::take(dir.path()).expect("nobody else holds it");
+        let ending = std::thread::spawn(move || {
+            std::thread::sleep(Duration::from_millis(100));
+            drop(held);
+        });
+        DirectoryLock::take(dir.path()).expect("its holder is ending");
+        ending.join().expect("it only slept");
     }
 }

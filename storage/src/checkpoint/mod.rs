@@ -113,7 +113,7 @@ impl CheckpointStore {
     /// [`CheckpointStore::load`].
     ///
     /// # Errors
-    /// - [`StoreError::Locked`]: another engine, in this process or another, has it open.
+    /// - [`StoreError::Locked`]: another engine, in this process or another, has it open, and still had after five seconds.
     /// - [`StoreError::Incompatible`]: `job` is not usable as the name of one directory.
     /// - [`StoreError::Io`]: the named directory cannot be created, locked, synced or listed.
     pub fn open(disk: DiskHandle, root: &Path, job: &str) -> Result<Self, StoreError> {

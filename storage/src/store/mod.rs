@@ -129,7 +129,7 @@ impl<T: Tables> Store<T> {
     /// Files that no completed checkpoint needs, such as those of a crash, are deleted.
     ///
     /// # Errors
-    /// - [`StoreError::Locked`]: another store has it open.
+    /// - [`StoreError::Locked`]: another store has it open, and still had after five seconds.
     /// - [`StoreError::Corrupt`], [`StoreError::NewerFormat`]: the latest checkpoint is damaged, or newer than this
     ///   build. Nothing was changed, and no older one is taken instead.
     /// - [`StoreError::Incompatible`]: a table has other types than in the checkpoint or is missing, or the number of key
