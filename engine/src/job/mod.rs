@@ -82,7 +82,7 @@ impl Engine {
     /// there is one.
     ///
     /// Returns once the job's inputs, outputs and checkpoint directory have been checked; the job itself starts in
-    /// the background.
+    /// the background. A checkpoint directory that another engine holds is waited for, five seconds at most.
     ///
     /// # Errors
     /// Nothing was started; the error names what to mend. [`Error::Busy`] while an earlier job of this engine runs.
