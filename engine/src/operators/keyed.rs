@@ -16,12 +16,6 @@ use std::sync::Arc;
 use thalweg_storage::table::{Backend, KeyedTable, StateTable};
 use thalweg_storage::{Data, Key};
 
-/// Records that are announced to a hash table at once: as many as have their buckets in the nearest cache together.
-const MEMORY_WINDOW: usize = 256;
-
-/// The same for a log in memory, of which a record may need five lines: bucket, row, and what is known of an older row's page.
-const LOG_WINDOW: usize = 128;
-
 /// User code over keyed state.
 pub struct KeyedProcess<K, E, S, F, U> {
     /// The operator's uid.
@@ -104,17 +98,7 @@ pub(super) struct Upcoming<K> {
 
 impl<K: Key> Upcoming<K> {
     pub(super) fn new(backend: &Backend) -> Self {
-        Upcoming { keys: Vec::new(), next: 0, window: Self::window_of(backend).unwrap_or(usize::MAX) }
-    }
-
-    /// Records that are best announced at once; `None` where state may have to be read from disk: then pages are best fetched
-    /// together, those of a whole batch.
-    pub(super) fn window_of(backend: &Backend) -> Option<usize> {
-        match backend {
-            Backend::Log(options) if options.memory_bytes.is_some() => None,
-            Backend::Log(_) => Some(LOG_WINDOW),
-            _ => Some(MEMORY_WINDOW),
-        }
+        Upcoming { keys: Vec::new(), next: 0, window: backend.window() }
     }
 
     /// Announces the keys of `records`; returns for how many of them, from the first on, state is there once `tables` are

@@ -5,7 +5,7 @@
 //! - they fire one at a time between two records, in the order of their times, and never while output waits for room;
 //! - a snapshot holds exactly the timers that have not fired before it.
 
-use super::keyed::{Keyed, Upcoming};
+use super::keyed::Keyed;
 use crate::clock::Nanos;
 use crate::connector::BoxError;
 use crate::operator::{
@@ -179,7 +179,7 @@ where
             function: self.function,
             on_timer: self.on_timer,
             emitted: Collector::default(),
-            reads: Upcoming::<K>::window_of(&context.backend).is_none(),
+            reads: context.backend.reads_disk(),
         })
     }
 }

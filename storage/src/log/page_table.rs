@@ -230,6 +230,14 @@ impl Pages {
         self.entries.get(page as usize)
     }
 
+    /// Starts loading where `page` lies in memory.
+    #[inline(always)]
+    pub fn prefetch_entry(&self, page: u32) {
+        if let Some(entry) = self.entries.get(page as usize) {
+            prefetch_line(std::ptr::from_ref(entry).cast());
+        }
+    }
+
     /// Starts loading what is known of `page`.
     #[inline(always)]
     pub fn prefetch_meta(&self, page: u32) {

@@ -29,6 +29,8 @@ pub struct LogTable<K: Key, V: Data> {
     /// Encoded keys and values that the stack does not hold; kept for their memory.
     key_bytes: Vec<u8>,
     value_bytes: Vec<u8>,
+    /// Page and slot of the rows that announced keys probably have; kept for its memory.
+    upcoming: Vec<(u32, u32)>,
     marker: PhantomData<fn() -> (K, V)>,
 }
 
@@ -53,7 +55,14 @@ impl<K: Key, V: Data> LogTable<K, V> {
         let name = name.into();
         let mut log = Log::new(Self::SHAPE, codec, groups, range);
         log.cold = Cold::new(&options, &name);
-        LogTable { log, name, key_bytes: Vec::new(), value_bytes: Vec::new(), marker: PhantomData }
+        LogTable {
+            log,
+            name,
+            key_bytes: Vec::new(),
+            value_bytes: Vec::new(),
+            upcoming: Vec::new(),
+            marker: PhantomData,
+        }
     }
 
     /// Number of entries.
@@ -77,24 +86,26 @@ impl<K: Key, V: Data> LogTable<K, V> {
             }
             self.log.counters.page_hits += count as u64;
         }
-        let Log { index, pages, epoch, .. } = &self.log;
+        let LogTable { log: Log { index, pages, epoch, .. }, upcoming, .. } = self;
         hashes.clone().for_each(|hash| index.prefetch(hash));
-        let mut sealed = 0;
-        hashes.clone().for_each(|hash| {
+        upcoming.clear();
+        hashes.for_each(|hash| {
             index.candidates(hash, |page, slot| {
-                if let Some(entry) = pages.entry(page) {
-                    prefetch_line(entry.address(Self::SHAPE.first_touched(entry.capacity(), slot as usize)));
-                    if entry.epoch != *epoch {
-                        pages.prefetch_meta(page);
-                        sealed += 1;
-                    }
-                }
+                pages.prefetch_entry(page);
+                upcoming.push((page, slot));
             });
         });
         // A change of a sealed row marks it as gone.
-        if sealed > 0 {
-            hashes.for_each(|hash| index.candidates(hash, |page, slot| pages.prefetch_gone(page, slot)));
-        }
+        upcoming.retain(|(page, slot)| {
+            let Some(entry) = pages.entry(*page) else { return false };
+            prefetch_line(entry.address(Self::SHAPE.first_touched(entry.capacity(), *slot as usize)));
+            let sealed = entry.epoch != *epoch;
+            if sealed {
+                pages.prefetch_meta(*page);
+            }
+            sealed
+        });
+        upcoming.iter().for_each(|(page, slot)| pages.prefetch_gone(*page, *slot));
         count
     }
 

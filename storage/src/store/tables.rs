@@ -10,7 +10,7 @@ use crate::table::{Backend, KeyedTable, StateTable, TableStats};
 use std::ops::Range;
 use std::sync::Arc;
 
-/// Keys that a batch announces at once: enough to hide the latency of memory, few enough for the first-level cache.
+/// Keys that are hashed at once, and the most that are announced at once.
 const BATCH_KEYS: usize = 1024;
 
 /// Makes the tables of a store while it is being opened.
@@ -35,6 +35,7 @@ impl TableMaker {
         }
         self.made += 1;
         Table {
+            window: backend.window(),
             table: KeyedTable::new(&backend, name, self.key_groups, self.groups.clone()),
             key_groups: self.key_groups,
             hashes: Vec::new(),
@@ -53,6 +54,8 @@ impl TableMaker {
 /// they need. Calls for a batch return that as an error.
 pub struct Table<K: Key, V: Data> {
     table: KeyedTable<K, V>,
+    /// See [`Backend::window`].
+    window: usize,
     key_groups: KeyGroups,
     hashes: Vec<u64>,
     wake: Arc<Wake>,
@@ -142,7 +145,7 @@ impl<K: Key, V: Data> Table<K, V> {
             self.hashes.extend(batch.iter().map(|key| key.group_hash(self.key_groups)));
             let mut used = 0;
             while used < self.hashes.len() {
-                let announced = self.hashes[used..].iter().copied();
+                let announced = self.hashes[used..].iter().copied().take(self.window);
                 let count = self.table.announce(announced);
                 self.wait_until_ready()?;
                 for i in used..used + count {

@@ -39,6 +39,9 @@ const LINE_BYTES: usize = ALIGN;
 /// Slots of a chunk where a cache line does not hold two.
 const CHUNK_OF_LARGE: usize = 16;
 
+/// Of a longer slot the rest follows by itself: processors load what comes next in memory.
+const PREFETCHED_BYTES_MAX: usize = 256;
+
 struct Slot<K, V> {
     key: MaybeUninit<K>,
     value: MaybeUninit<V>,
@@ -219,6 +222,19 @@ impl<K, V> Bucket<K, V> {
         prefetch_line(self.stamp_at(home));
         if !Self::IN_LINES {
             prefetch_line(self.slot(home).cast());
+        }
+    }
+
+    /// As [`Bucket::prefetch`], and all of the slot where the probe begins, however long: most likely an entry is written there.
+    #[inline(always)]
+    pub fn prefetch_slot(self, hash: u64) {
+        let home = self.home(hash);
+        prefetch_line(self.stamp_at(home));
+        if !Self::IN_LINES {
+            let start = self.slot(home).cast::<u8>();
+            let bytes = Self::SLOT_BYTES.min(PREFETCHED_BYTES_MAX);
+            (0..bytes).step_by(LINE_BYTES).for_each(|at| prefetch_line(start.wrapping_add(at)));
+            prefetch_line(start.wrapping_add(bytes.saturating_sub(1)));
         }
     }
 

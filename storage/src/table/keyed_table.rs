@@ -8,6 +8,12 @@ use crate::key_group::{KeyGroup, KeyGroups};
 use crate::log::{Follow, LogOptions, LogTable};
 use std::ops::Range;
 
+/// Keys that are announced to a hash table at once: as many as have their buckets in the nearest cache together.
+const MEMORY_WINDOW: usize = 256;
+
+/// The same for a log in memory, of which a key may need five lines: bucket, row, and what is known of an older row's page.
+const LOG_WINDOW: usize = 32;
+
 /// Which kind of table holds keyed state, with all that it needs.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
@@ -16,6 +22,23 @@ pub enum Backend {
     HashMap,
     /// Logs of pages, which may leave memory.
     Log(LogOptions),
+}
+
+impl Backend {
+    /// True when tables of this kind may have to read from disk what a key needs.
+    pub fn reads_disk(&self) -> bool {
+        matches!(self, Backend::Log(options) if options.memory_bytes.is_some())
+    }
+
+    /// How many keys of a batch are best announced at once. All of them where pages may have to be read from disk: these are best
+    /// fetched together.
+    pub fn window(&self) -> usize {
+        match self {
+            Backend::HashMap => MEMORY_WINDOW,
+            Backend::Log(_) if self.reads_disk() => usize::MAX,
+            Backend::Log(_) => LOG_WINDOW,
+        }
+    }
 }
 
 /// The entries of one keyed state in one task's range of key groups.

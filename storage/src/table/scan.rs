@@ -20,6 +20,9 @@ use crate::manifest::KeyedStateMeta;
 use crate::segment::{BLOCK_BYTES_TARGET, BlockKind, Migration, Rows, SegmentBuilder};
 use std::ops::Range;
 
+/// Rows whose places are loaded together while a table is restored: few enough for the nearest cache.
+const RESTORE_WINDOW: usize = 64;
+
 /// What a scan does with an entry, by its label.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Class {
@@ -369,20 +372,27 @@ impl<K: Key, V: Data> StateTable for ValueTable<K, V> {
                 Err(DecodeError(format!("{} bytes are left over", bytes.len())))
             }
         }
-        let mut keys = Vec::with_capacity(rows.len());
-        for row in 0..rows.len() {
-            let key: K = whole(rows.get(row).0)?;
-            let hash = key.group_hash(self.key_groups);
-            if self.key_groups.group_of(hash) != group {
+        let mut keys = Vec::with_capacity(RESTORE_WINDOW);
+        let mut start = 0;
+        while start < rows.len() {
+            keys.clear();
+            for row in start..rows.len().min(start + RESTORE_WINDOW) {
+                let key: K = whole(rows.get(row).0)?;
+                let hash = key.group_hash(self.key_groups);
                 let found = self.key_groups.group_of(hash);
-                return Err(DecodeError(format!("a key of group {found} among the rows of group {group}")));
+                if found != group {
+                    return Err(DecodeError(format!(
+                        "a key of group {found} among the rows of group {group}"
+                    )));
+                }
+                self.prefetch_slot(hash);
+                keys.push((hash, key));
             }
-            self.prefetch(hash);
-            keys.push((hash, key));
-        }
-        for (row, (hash, key)) in keys.iter().enumerate() {
-            let value = rows.get(row).1.map(whole).transpose()?;
-            self.restore(*hash, key, value);
+            for (row, (hash, key)) in (start..).zip(&keys) {
+                let value = rows.get(row).1.map(whole).transpose()?;
+                self.restore(*hash, key, value);
+            }
+            start += keys.len();
         }
         Ok(())
     }

@@ -296,13 +296,21 @@ impl<K: Key, V: Data> ValueTable<K, V> {
         }
     }
 
+    /// Starts loading all that restoring an entry of `hash` touches.
+    #[inline]
+    pub(super) fn prefetch_slot(&self, hash: u64) {
+        self.directory[self.position(hash)].prefetch_slot(hash);
+    }
+
     /// Stores an entry of a completed snapshot; for tables that have taken none yet.
+    #[inline]
     pub(super) fn restore(&mut self, hash: u64, key: &K, value: Option<V>) {
         self.now = CLEAN;
         match value {
-            Some(value) => {
-                self.insert(hash, key, value);
-            }
+            Some(value) => match self.touch(hash, key) {
+                Ok(present) => *present = value,
+                Err(absent) => _ = self.insert_absent(hash, key, absent, value),
+            },
             None => {
                 let bucket = self.directory[self.position(hash)];
                 // SAFETY: buckets in the directory are not freed, and before the first snapshot no slot is a tombstone.
