@@ -98,6 +98,8 @@ struct Row {
     runs: u32,
     /// With checkpoints minus without, of neighbouring runs; medians.
     p99_us: f64,
+    /// The largest of these differences minus the smallest.
+    p99_spread_us: f64,
     window_p50_us: f64,
     window_p99_us: f64,
     max_us: f64,
@@ -117,8 +119,9 @@ struct OtherRow {
     memory_bytes: u64,
     /// Longest time from the end of one batch of 1,024 records to that of the next: with checkpoints minus without.
     max_us: f64,
-    /// The same as a multiple of ours.
+    /// With checkpoints, as a multiple of the largest gap of ours with them: differences may be below what the machine does to either.
     ratio: f64,
+    ratio_spread: f64,
     /// Pairs of runs: longest times in microseconds without checkpoints and with.
     samples: Vec<(f64, f64)>,
 }
@@ -141,7 +144,7 @@ pub fn run(options: &Options) -> Result<()> {
             let mut row = row(options, backend, state_bytes, samples);
             if let Some(program) = &program {
                 for kind in peers::KINDS {
-                    row.peers.push(other(options, program, kind, state_bytes, row.max_us)?);
+                    row.peers.push(other(options, program, kind, state_bytes, &row.samples)?);
                 }
             }
             report.row(&row)?;
@@ -156,7 +159,7 @@ fn other(
     program: &Path,
     kind: PeerKind,
     state_bytes: u64,
-    our_max_us: f64,
+    ours: &[Sample],
 ) -> Result<OtherRow> {
     let folder = store::folder(SCENARIO)?;
     let memory_bytes = state_bytes * 2;
@@ -186,9 +189,19 @@ fn other(
         .map(|run| Ok((gap(run, None)?, gap(run, Some(options.interval.as_secs_f64()))?)))
         .collect::<Result<Vec<(f64, f64)>>>()?;
     let differences: Vec<f64> = samples.iter().map(|(without, with)| with - without).collect();
+    let ratios: Vec<f64> = samples.iter().zip(ours).map(|((_, with), ours)| with / ours.with.max).collect();
     let max_us = summarise(&differences).expect("there is at least one run").median;
+    let ratio = summarise(&ratios).expect("there is at least one run");
     let PeerLoaded { name, settings, .. } = peer.loaded.clone();
-    Ok(OtherRow { name, settings, memory_bytes, max_us, ratio: max_us / our_max_us, samples })
+    Ok(OtherRow {
+        name,
+        settings,
+        memory_bytes,
+        max_us,
+        ratio: ratio.median,
+        ratio_spread: ratio.spread,
+        samples,
+    })
 }
 
 fn row(options: &Options, backend: Backend, state_bytes: u64, samples: Vec<Sample>) -> Row {
@@ -196,6 +209,9 @@ fn row(options: &Options, backend: Backend, state_bytes: u64, samples: Vec<Sampl
         summarise(&samples.iter().map(figure).collect::<Vec<_>>()).expect("there is at least one run")
     };
     let difference = |figure: fn(&Gaps) -> f64| of(&|s| figure(&s.with) - figure(&s.without)).median;
+    let p99_differences = samples.iter().map(|s| s.with.p99 - s.without.p99);
+    let (least, most) = p99_differences
+        .fold((f64::INFINITY, f64::NEG_INFINITY), |(least, most), us| (us.min(least), us.max(most)));
     Row {
         scenario: SCENARIO,
         backend,
@@ -206,6 +222,7 @@ fn row(options: &Options, backend: Backend, state_bytes: u64, samples: Vec<Sampl
         measured_s: options.seconds,
         runs: options.runs,
         p99_us: difference(|gaps| gaps.p99),
+        p99_spread_us: most - least,
         window_p50_us: difference(|gaps| gaps.window_p50),
         window_p99_us: difference(|gaps| gaps.window_p99),
         max_us: difference(|gaps| gaps.max),
