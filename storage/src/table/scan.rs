@@ -21,7 +21,7 @@ use crate::segment::{BLOCK_BYTES_TARGET, BlockKind, Migration, Rows, SegmentBuil
 use std::ops::Range;
 
 /// Rows whose places are loaded together while a table is restored: few enough for the nearest cache.
-const RESTORE_WINDOW: usize = 64;
+const RESTORE_WINDOW: usize = 32;
 
 /// What a scan does with an entry, by its label.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -385,12 +385,15 @@ impl<K: Key, V: Data> StateTable for ValueTable<K, V> {
                         "a key of group {found} among the rows of group {group}"
                     )));
                 }
-                self.prefetch_slot(hash);
                 keys.push((hash, key));
             }
+            // By themselves, so that as many loads as possible are under way at once.
+            keys.iter().for_each(|(hash, _)| self.prefetch_slot(*hash));
             for (row, (hash, key)) in (start..).zip(&keys) {
-                let value = rows.get(row).1.map(whole).transpose()?;
-                self.restore(*hash, key, value);
+                match rows.get(row).1 {
+                    Some(value) => self.restore(*hash, key, whole(value)?),
+                    None => self.restore_absence(*hash, key),
+                }
             }
             start += keys.len();
         }

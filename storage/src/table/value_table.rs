@@ -304,24 +304,24 @@ impl<K: Key, V: Data> ValueTable<K, V> {
 
     /// Stores an entry of a completed snapshot; for tables that have taken none yet.
     #[inline]
-    pub(super) fn restore(&mut self, hash: u64, key: &K, value: Option<V>) {
+    pub(super) fn restore(&mut self, hash: u64, key: &K, value: V) {
         self.now = CLEAN;
-        match value {
-            Some(value) => match self.touch(hash, key) {
-                Ok(present) => *present = value,
-                Err(absent) => _ = self.insert_absent(hash, key, absent, value),
-            },
-            None => {
-                let bucket = self.directory[self.position(hash)];
-                // SAFETY: buckets in the directory are not freed, and before the first snapshot no slot is a tombstone.
-                if let (i, CLEAN..) = unsafe { bucket.find(hash, key) } {
-                    // SAFETY: the slot is live.
-                    drop(unsafe { bucket.take(i, |key| key.group_hash(self.key_groups)) });
-                    self.len -= 1;
-                }
-            }
+        match self.touch(hash, key) {
+            Ok(present) => *present = value,
+            Err(absent) => _ = self.insert_absent(hash, key, absent, value),
         }
         self.now = self.epochs.label();
+    }
+
+    /// Removes an entry that a completed snapshot no longer has; for tables that have taken none yet.
+    pub(super) fn restore_absence(&mut self, hash: u64, key: &K) {
+        let bucket = self.directory[self.position(hash)];
+        // SAFETY: buckets in the directory are not freed, and before the first snapshot no slot is a tombstone.
+        if let (i, CLEAN..) = unsafe { bucket.find(hash, key) } {
+            // SAFETY: the slot is live.
+            drop(unsafe { bucket.take(i, |key| key.group_hash(self.key_groups)) });
+            self.len -= 1;
+        }
     }
 
     /// Takes over the label of the epoch that has just begun.
