@@ -3,6 +3,7 @@
 //! Always true, over a job's whole life: a key's group depends on the bytes of its codec and on the maximum
 //! parallelism, on nothing else. The rule for ranges is Apache Flink's (`KeyGroupRangeAssignment`).
 
+use crate::codec::DecodeError;
 use std::ops::Range;
 
 /// Index of a key group, below the job's maximum parallelism.
@@ -44,6 +45,17 @@ impl KeyGroups {
     #[inline(always)]
     pub fn group_of(self, hash: u64) -> KeyGroup {
         if self.mask != 0 { hash as u16 & self.mask } else { (hash % u64::from(self.count)) as KeyGroup }
+    }
+
+    /// An error unless a key with this hash belongs to `group`, as all do in rows of that group.
+    #[inline(always)]
+    pub(crate) fn check(self, hash: u64, group: KeyGroup) -> Result<(), DecodeError> {
+        let found = self.group_of(hash);
+        if found == group {
+            Ok(())
+        } else {
+            Err(DecodeError(format!("a key of group {found} among the rows of group {group}")))
+        }
     }
 
     /// A hash of `group` that differs from `hash` as little as that allows.

@@ -61,6 +61,7 @@ impl<T: Data> Reader<T> {
     ///
     /// # Errors
     /// As [`Data::decode`], and when bytes are left over.
+    #[inline]
     pub fn read_whole(&self, mut bytes: &[u8]) -> Result<T, DecodeError> {
         let value = self.read(&mut bytes)?;
         if bytes.is_empty() {

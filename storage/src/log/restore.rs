@@ -100,10 +100,7 @@ impl Log {
         for row in 0..rows.len() {
             let (key, value) = rows.get(row);
             let hash = (self.codec.hash_of)(key, self.key_groups)?;
-            let found = self.key_groups.group_of(hash);
-            if found != group {
-                return Err(DecodeError(format!("a key of group {found} among the rows of group {group}")));
-            }
+            self.key_groups.check(hash, group)?;
             if let Some(value) = value {
                 (self.codec.check_value)(value)?;
                 let length = self.pages.shape.value;

@@ -7,7 +7,7 @@ use super::cold::{Cold, Follow};
 use super::core::{Codec, Hit, Log};
 use super::options::LogOptions;
 use super::page::RowShape;
-use crate::codec::{Data, DecodeError, Key};
+use crate::codec::{Data, DecodeError, Key, Reader};
 use crate::key_group::{KeyGroup, KeyGroups};
 use crate::table::prefetch_line;
 use std::marker::PhantomData;
@@ -95,7 +95,7 @@ impl<K: Key, V: Data> LogTable<K, V> {
                 upcoming.push((page, slot));
             });
         });
-        // A change of a sealed row marks it as gone.
+        // Only sealed rows stay: a change marks such a row as gone.
         upcoming.retain(|(page, slot)| {
             let Some(entry) = pages.entry(*page) else { return false };
             prefetch_line(entry.address(Self::SHAPE.first_touched(entry.capacity(), *slot as usize)));
@@ -271,13 +271,8 @@ fn bad_value(state: &str, error: &DecodeError) -> ! {
 }
 
 /// A value that takes all of `bytes`.
-pub(super) fn whole<T: Data>(mut bytes: &[u8]) -> Result<T, DecodeError> {
-    let value = T::decode(&mut bytes)?;
-    if bytes.is_empty() {
-        Ok(value)
-    } else {
-        Err(DecodeError(format!("{} bytes are left over", bytes.len())))
-    }
+pub(super) fn whole<T: Data>(bytes: &[u8]) -> Result<T, DecodeError> {
+    Reader::Own.read_whole(bytes)
 }
 
 /// The hash of an encoded key, which must be encoded as [`Data::encode`] does it: keys are compared by their bytes.

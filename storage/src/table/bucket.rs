@@ -225,15 +225,14 @@ impl<K, V> Bucket<K, V> {
         }
     }
 
-    /// As [`Bucket::prefetch`], and all of the slot where the probe begins, however long: most likely an entry is written there.
+    /// As [`Bucket::prefetch`], and the rest of the slot where the probe begins, where most likely an entry is written.
     #[inline(always)]
     pub fn prefetch_slot(self, hash: u64) {
-        let home = self.home(hash);
-        prefetch_line(self.stamp_at(home));
+        self.prefetch(hash);
         if !Self::IN_LINES {
-            let start = self.slot(home).cast::<u8>();
+            let start = self.slot(self.home(hash)).cast::<u8>();
             let bytes = Self::SLOT_BYTES.min(PREFETCHED_BYTES_MAX);
-            (0..bytes).step_by(LINE_BYTES).for_each(|at| prefetch_line(start.wrapping_add(at)));
+            (LINE_BYTES..bytes).step_by(LINE_BYTES).for_each(|at| prefetch_line(start.wrapping_add(at)));
             prefetch_line(start.wrapping_add(bytes.saturating_sub(1)));
         }
     }

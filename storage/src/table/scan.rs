@@ -13,7 +13,7 @@ use super::bucket::Bucket;
 use super::epochs::{Epoch, LABEL, LABELS, Stamp, TOMBSTONE};
 use super::state_table::{GroupPlan, StateTable, TableStats, Written};
 use super::value_table::{LOG2_FIRST, ValueTable};
-use crate::codec::{Data, DecodeError, Key, Schema};
+use crate::codec::{Data, DecodeError, Key, Reader, Schema};
 use crate::error::StoreError;
 use crate::key_group::{KeyGroup, KeyGroups};
 use crate::manifest::KeyedStateMeta;
@@ -364,38 +364,23 @@ impl<K: Key, V: Data> StateTable for ValueTable<K, V> {
     }
 
     fn restore_rows(&mut self, group: KeyGroup, rows: &Rows) -> Result<(), DecodeError> {
-        fn whole<T: Data>(mut bytes: &[u8]) -> Result<T, DecodeError> {
-            let value = T::decode(&mut bytes)?;
-            if bytes.is_empty() {
-                Ok(value)
-            } else {
-                Err(DecodeError(format!("{} bytes are left over", bytes.len())))
-            }
-        }
         let mut keys = Vec::with_capacity(RESTORE_WINDOW);
-        let mut start = 0;
-        while start < rows.len() {
+        for start in (0..rows.len()).step_by(RESTORE_WINDOW) {
             keys.clear();
             for row in start..rows.len().min(start + RESTORE_WINDOW) {
-                let key: K = whole(rows.get(row).0)?;
+                let key: K = Reader::Own.read_whole(rows.get(row).0)?;
                 let hash = key.group_hash(self.key_groups);
-                let found = self.key_groups.group_of(hash);
-                if found != group {
-                    return Err(DecodeError(format!(
-                        "a key of group {found} among the rows of group {group}"
-                    )));
-                }
+                self.key_groups.check(hash, group)?;
                 keys.push((hash, key));
             }
             // By themselves, so that as many loads as possible are under way at once.
             keys.iter().for_each(|(hash, _)| self.prefetch_slot(*hash));
             for (row, (hash, key)) in (start..).zip(&keys) {
                 match rows.get(row).1 {
-                    Some(value) => self.restore(*hash, key, whole(value)?),
+                    Some(value) => self.restore(*hash, key, Reader::Own.read_whole(value)?),
                     None => self.restore_absence(*hash, key),
                 }
             }
-            start += keys.len();
         }
         Ok(())
     }
